@@ -1,0 +1,1 @@
+//! A checkpoint: headers, config and names, no tensor bytes.

@@ -1,0 +1,3 @@
+//! The only place that opens, lists, renames or removes files.
+
+pub mod source;

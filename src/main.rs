@@ -1,0 +1,2 @@
+//! The `silicast` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Development tasks of silicast, as a library so that integration tests can call them.
