@@ -24,8 +24,8 @@ pub fn e4m3_from_f32_clamped(x: f32) -> u8 {
 
 /// The value of an E4M3FN code, exact. 0x7F and 0xFF give a quiet NaN with that sign.
 #[inline(always)]
-pub fn f32_from_e4m3(code: u8) -> f32 {
-    let code = u32::from(code);
+pub const fn f32_from_e4m3(code: u8) -> f32 {
+    let code = code as u32;
     let m = code & 0x7F;
     let small = (f32::from_bits(0x4680_0000 | m) - 16384.0).to_bits();
     let normal = (m << 20) + (120 << 23);
@@ -48,8 +48,8 @@ pub fn bf16_from_f32(x: f32) -> u16 {
 
 /// The value of BF16 bits, exact; NaN payloads are kept.
 #[inline(always)]
-pub fn f32_from_bf16(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
+pub const fn f32_from_bf16(bits: u16) -> f32 {
+    f32::from_bits((bits as u32) << 16)
 }
 
 /// `x` as binary16 bits: round to nearest, ties to even, overflow (|x| ≥ 65520) to infinity. A NaN keeps its sign and
@@ -61,7 +61,9 @@ pub fn f16_from_f32(x: f32) -> u16 {
     let a = bits & 0x7FFF_FFFF;
     // 0.5: its last place is 2^-24, the smallest subnormal of binary16.
     let small = (f32::from_bits(a) + 0.5).to_bits().wrapping_sub(0x3F00_0000);
-    let normal = ((a + 0xFFF + ((a >> 13) & 1)) >> 13).wrapping_sub(112 << 10).min(0x7C00);
+    let normal = ((a + 0xFFF + ((a >> 13) & 1)) >> 13)
+        .wrapping_sub(112 << 10)
+        .min(0x7C00);
     let finite = if a < 0x3880_0000 { small } else { normal };
     let quiet = 0x7E00 | ((a >> 13) & 0x1FF);
     let magnitude = if a > 0x7F80_0000 { quiet } else { finite };
@@ -70,8 +72,8 @@ pub fn f16_from_f32(x: f32) -> u16 {
 
 /// The value of binary16 bits, exact. A NaN keeps its sign and payload and becomes quiet.
 #[inline(always)]
-pub fn f32_from_f16(bits: u16) -> f32 {
-    let bits = u32::from(bits);
+pub const fn f32_from_f16(bits: u16) -> f32 {
+    let bits = bits as u32;
     let m = bits & 0x7FFF;
     let small = (f32::from_bits(0x3F00_0000 | m) - 0.5).to_bits();
     let normal = (m << 13) + (112 << 23);
@@ -84,8 +86,8 @@ pub fn f32_from_f16(bits: u16) -> f32 {
 
 /// The value of an E8M0 code: `2^(code − 127)`; 0 gives the subnormal 2^-127, 0xFF a quiet NaN.
 #[inline(always)]
-pub fn f32_from_e8m0(code: u8) -> f32 {
-    let normal = u32::from(code) << 23;
+pub const fn f32_from_e8m0(code: u8) -> f32 {
+    let normal = (code as u32) << 23;
     let finite = if code == 0 { 0x40_0000 } else { normal };
     f32::from_bits(if code == 0xFF { 0x7FC0_0000 } else { finite })
 }
@@ -140,7 +142,10 @@ mod tests {
             for other in [code.wrapping_sub(1), code + 1] {
                 if other & 0x80 == code & 0x80 && other & 0x7F != 0x7F {
                     let d = distance(other);
-                    assert!(best < d || (best == d && code & 1 == 0), "{x}: {code:#x} or {other:#x}");
+                    assert!(
+                        best < d || (best == d && code & 1 == 0),
+                        "{x}: {code:#x} or {other:#x}"
+                    );
                 }
             }
         }
@@ -179,7 +184,15 @@ mod tests {
             assert_eq!(e8m0_from_pow2(f32::from_bits(x.to_bits() - 1)), None);
         }
         assert!(f32_from_e8m0(255).is_nan());
-        for x in [0.0, -0.0, 3.0, f32::INFINITY, f32::NAN, f32::from_bits(1), f32::from_bits(0x20_0000)] {
+        for x in [
+            0.0,
+            -0.0,
+            3.0,
+            f32::INFINITY,
+            f32::NAN,
+            f32::from_bits(1),
+            f32::from_bits(0x20_0000),
+        ] {
             assert_eq!(e8m0_from_pow2(x), None, "{x:e}");
         }
     }
