@@ -78,7 +78,7 @@ pub const fn f32_from_f16(bits: u16) -> f32 {
     let small = (f32::from_bits(0x3F00_0000 | m) - 0.5).to_bits();
     let normal = (m << 13) + (112 << 23);
     // Infinity's exponent moves from 31 to 255: twice the bias delta.
-    let special = (m << 13) + (224 << 23) | if m > 0x7C00 { 0x40_0000 } else { 0 };
+    let special = ((m << 13) + (224 << 23)) | if m > 0x7C00 { 0x40_0000 } else { 0 };
     let finite = if m < 0x400 { small } else { normal };
     let magnitude = if m >= 0x7C00 { special } else { finite };
     f32::from_bits(magnitude | (bits & 0x8000) << 16)
