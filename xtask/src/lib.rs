@@ -14,5 +14,6 @@
 pub mod encode;
 pub mod families;
 pub mod fixtures;
+pub mod giants;
 pub mod rng;
 pub mod safetensors;

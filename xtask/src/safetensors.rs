@@ -1,7 +1,7 @@
 //! A small safetensors writer and header reader, apart from silicast's own and from the `safetensors` crate.
 //!
 //! Layout as the Python writer has it: 8-byte little-endian header length, JSON header padded with spaces to a multiple
-//! of 8, then the data; tensors in descending order of dtype alignment, then by name.
+//! of 8, then the data, in one of two orders.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -85,10 +85,23 @@ impl Info {
     }
 }
 
+/// Order of the tensors in a file. Readers must accept any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Descending dtype alignment, then name: what the safetensors library writes.
+    Dtype,
+    /// Name: what DeepSeek's releases have. The header bytes of DeepSeek-V3 (published file sizes less the payload)
+    /// fit this order to 0.02 %, and miss the other by 3 %, since it gives the scales short offsets.
+    Name,
+}
+
 /// The bytes before the data of a file with these tensors, and the bytes of the data. `infos` is brought into file
 /// order: the data follow in that order, without gaps.
-pub fn head(infos: &mut [Info]) -> (Vec<u8>, u64) {
-    infos.sort_by(|a, b| (Reverse(a.dtype), &a.name).cmp(&(Reverse(b.dtype), &b.name)));
+pub fn head(infos: &mut [Info], order: Order) -> (Vec<u8>, u64) {
+    infos.sort_by(|a, b| a.name.cmp(&b.name));
+    if order == Order::Dtype {
+        infos.sort_by_key(|info| Reverse(info.dtype));
+    }
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let mut offset = 0;
     for info in &*infos {
@@ -123,10 +136,10 @@ pub struct Tensor {
 ///
 /// # Errors
 /// Those of the file system; a tensor whose data do not have the size of its shape.
-pub fn write_file(path: &Path, tensors: &[&Tensor]) -> io::Result<()> {
+pub fn write_file(path: &Path, tensors: &[&Tensor], order: Order) -> io::Result<()> {
     let by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|t| (t.info.name.as_str(), *t)).collect();
     let mut infos: Vec<Info> = by_name.values().map(|t| t.info.clone()).collect();
-    let (head, _) = head(&mut infos);
+    let (head, _) = head(&mut infos, order);
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
     out.write_all(&head)?;
     for info in &infos {
