@@ -161,16 +161,18 @@ fn unify_fused_groups(
     cx: &Context<'_>,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
     for (i, (output, role)) in plan.outputs.iter().zip(roles).enumerate() {
         if role.part == Part::Weight
             && output.ty.shape.len() == 2
             && let Some(group) = fused_group(role, &output.name)
         {
-            groups.entry(group).or_default().push(i);
+            groups.entry(group.key).or_default().push((group.part, i));
         }
     }
-    for members in groups.values() {
+    for mut members in groups.into_values() {
+        members.sort_unstable();
+        let members: Vec<usize> = members.into_iter().map(|(_, i)| i).collect();
         let quantized = members.iter().filter(|i| verdicts[**i].is_ok()).count();
         if quantized == 0 {
             continue;
@@ -185,7 +187,7 @@ fn unify_fused_groups(
                 .found("one part quantized, another left in float")
                 .fix("let --ignore and --include name all parts of the fused module or none"));
         }
-        if let Some((i, rows, block)) = unaligned_part(plan, members, verdicts)
+        if let Some((i, rows, block)) = unaligned_part(plan, &members, verdicts)
             && !is_native_block(&plan.outputs[i], verdicts[i].as_ref().ok())
         {
             outcome.notes.push(format!(
@@ -193,7 +195,7 @@ fn unify_fused_groups(
                 module_of(&plan.outputs[i].name)
             ));
             for i in members {
-                verdicts[*i] = Err("a part of its fused module is not aligned to the scale blocks".into());
+                verdicts[i] = Err("a part of its fused module is not aligned to the scale blocks".into());
             }
         }
     }

@@ -19,7 +19,7 @@
 use super::{Context, Outcome, Pass, PassSpec};
 use crate::checkpoint::Encoding;
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{Exactness, Expr, Fate, Plan, Ty};
 use std::sync::Arc;
 
@@ -54,15 +54,7 @@ impl Pass for DecodeSource {
                     output.reason = decoded.clone();
                     outcome.rewrites += 1;
                 }
-                Encoding::Unsupported { what } => {
-                    let file = &plan.sources[plan.inputs[id as usize].file as usize].name;
-                    return Err(Error::unsupported("encoding-unsupported", "this version cannot decode the tensor")
-                        .file(file)
-                        .tensor(&output.name)
-                        .expected("plain floats, or FP8 / INT8 codes with scales per tensor, channel or block")
-                        .found(what)
-                        .fix("convert from a BF16 or block-FP8 release of the model"));
-                }
+                Encoding::Unsupported { .. } => cx.checkpoint.require_decodable(id)?,
             }
         }
         plan.outputs.retain(|o| {

@@ -41,7 +41,7 @@ impl Pass for Quantize {
 
     fn run(&self, plan: &mut Plan, cx: &Context<'_>) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        let promised_pow2 = cx.checkpoint.config.scale_fmt_is_ue8m0();
+        let promised_pow2 = cx.checkpoint.config.quantization.as_ref().is_some_and(|q| q.scale_fmt.as_deref() == Some("ue8m0"));
         let outputs = std::mem::take(&mut plan.outputs);
         plan.outputs.reserve(outputs.len() * 2);
         for output in outputs {

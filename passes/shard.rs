@@ -15,9 +15,9 @@
 //! Names, dtypes and shapes are final.
 
 use super::{Context, Outcome, Pass, PassSpec};
-use crate::artifact::shard::{self as layout};
 use crate::error::Result;
-use crate::plan::{Exactness, Expr, Output, Place, Plan, Shard as PlanShard};
+use crate::plan::{Exactness, Expr, Output, Place, Plan, Shard as PlanShard, layout};
+use std::collections::BTreeMap;
 
 /// The pass.
 pub struct Shard;
@@ -38,24 +38,17 @@ impl Pass for Shard {
     fn run(&self, plan: &mut Plan, cx: &Context<'_>) -> Result<Outcome> {
         let members = distribute(&plan.outputs, cx.target.shard_bytes);
         for (shard, list) in (0u32..).zip(&members) {
-            let mut entries: Vec<layout::Entry<'_>> = list
-                .iter()
-                .map(|i| {
-                    let o = &plan.outputs[*i];
-                    layout::Entry { name: &o.name, dtype: o.ty.dtype, shape: &o.ty.shape, bytes: o.bytes() }
-                })
-                .collect();
-            let order = layout::order(&entries);
-            layout::permute(&mut entries, &order);
-            let header = layout::header_len(&entries);
-            let mut offset = header;
-            let bytes: Vec<u64> = entries.iter().map(|e| e.bytes).collect();
-            for (position, length) in order.iter().zip(bytes) {
-                plan.outputs[list[*position]].place = Some(Place { shard, offset });
-                offset += length;
+            let mut entries = layout::entries(plan, list.iter().copied());
+            let placed = layout::layout(&mut entries)?;
+            let by_name: BTreeMap<&str, u64> =
+                entries.iter().map(|e| e.name).zip(placed.offsets.iter().copied()).collect();
+            let offsets: Vec<Option<u64>> =
+                list.iter().map(|i| by_name.get(plan.outputs[*i].name.as_ref()).copied()).collect();
+            for (i, offset) in list.iter().zip(offsets) {
+                plan.outputs[*i].place = offset.map(|offset| Place { shard, offset });
             }
             let name = cx.engine.shard_name(shard as usize + 1, members.len());
-            plan.shards.push(PlanShard { name, header, bytes: offset });
+            plan.shards.push(PlanShard { name, header: placed.header_bytes, bytes: placed.file_bytes });
         }
         Ok(Outcome { rewrites: plan.outputs.len() as u64, notes: Vec::new() })
     }

@@ -31,7 +31,7 @@ impl Engine for CompressedTensors {
             Kind::SharedHead => Some("output head of the MTP layer"),
             Kind::EhProj => Some("MTP projection, built without quantization"),
             Kind::IndexerWeights => Some("indexer weights projection, built without quantization"),
-            Kind::Vision => Some("vision tower"),
+            Kind::Multimodal => Some("vision or audio tower"),
             // DeepSeek's own FP8 releases quantize these two, and the engines read them so.
             Kind::KvBProj if preset.format != NATIVE => Some("split for MLA absorption: a BF16 kv_b_proj loads everywhere"),
             Kind::IndexerWk if preset.format != NATIVE => Some("indexer key projection, merged with a float module"),
@@ -129,7 +129,7 @@ fn compressed_config(cx: &Dialect<'_>, scheme: Scheme, format: &str) -> Value {
 
 /// `quant_method: fp8`. A source that is native FP8 keeps its own entry, so that what it says about modules stays.
 fn native_config(cx: &Dialect<'_>, scheme: Scheme) -> Value {
-    let source = cx.checkpoint.config.quantization().filter(|q| q.get("quant_method") == Some(&Value::from(NATIVE)));
+    let source = cx.checkpoint.config.quantization.as_ref().filter(|q| q.method == NATIVE).map(|q| &q.json);
     let mut config = source.cloned().unwrap_or_default();
     let passes_through = cx.plan.outputs.iter().all(|o| o.fate != Fate::Quantized);
     let Granularity::Block { rows, cols } = scheme.granularity else { return Value::Object(config) };

@@ -27,7 +27,7 @@ impl Engine for VllmAscend {
             Kind::EhProj => Some("MTP projection, float in this engine"),
             Kind::KvBProj => Some("the engine asserts that kv_b_proj is float and splits it into W_UK and W_UV"),
             Kind::IndexerWqB | Kind::IndexerWk | Kind::IndexerWeights => Some("indexer, float in this engine"),
-            Kind::Vision => Some("vision tower"),
+            Kind::Multimodal => Some("vision or audio tower"),
             _ => None,
         }
     }

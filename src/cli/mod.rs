@@ -3,7 +3,6 @@
 //! With `--json` a command puts one JSON document on stdout and nothing else. Warnings, progress and summaries go to
 //! stderr.
 
-mod check;
 mod convert;
 mod diff;
 mod finalize;
@@ -120,17 +119,6 @@ enum Command {
         /// A second digest of every file in the manifest
         #[arg(long, value_enum)]
         digest: Option<DigestArg>,
-    },
-    /// Hold any checkpoint against an engine's loader contract; reads headers and small tensors
-    Check {
-        /// Model folder
-        dir: PathBuf,
-        /// Rules of this target
-        #[arg(long, conflicts_with = "engine")]
-        target: Option<String>,
-        /// Rules of this engine
-        #[arg(long)]
-        engine: Option<String>,
     },
     /// Compare two checkpoints, decoded, tensor by tensor; exit 1 when values differ
     Diff {
@@ -370,11 +358,10 @@ fn dispatch(command: Command, ui: &Ui) -> Result<u8> {
         Command::Finalize { out, overwrite, digest } => {
             finalize::run(&out, overwrite, digest == Some(DigestArg::Sha256), ui)
         }
-        Command::Check { dir, target, engine } => check::run(&dir, target.as_deref(), engine.as_deref(), ui),
         Command::Diff { a, b, jobs: asked } => diff::run(&a, &b, jobs(asked)?, ui),
         Command::Verify { out, jobs: asked } => verify::run(&out, jobs(asked)?, ui),
-        Command::Completions { shell } => shell::completions(shell),
-        Command::Man => shell::man(),
+        Command::Completions { shell } => shell::completions(shell, ui),
+        Command::Man => shell::man(ui),
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod done;
 mod evaluate;
+pub mod finalize;
 pub mod journal;
 pub mod schedule;
 mod shards;
@@ -22,7 +23,7 @@ use crate::kernel::{Isa, Policy};
 use crate::plan::Plan;
 use crate::plan::cost::{self, Task};
 use evaluate::Evaluator;
-use journal::{Entry, Journal, Opened, RangeHash, SourceStamp};
+use journal::{Entry, Journal, Mismatch, Opened, RangeHash, SourceStamp};
 use rayon::prelude::*;
 use schedule::{Done, Schedule, Tile};
 use shards::Shards;
@@ -76,6 +77,63 @@ pub trait Progress: Sync {
     fn advance(&self, read: u64, written: u64);
 }
 
+/// Opens the journal of this run, or begins it, before anything else is written into `dir`.
+///
+/// # Errors
+/// Exit 4 when the source has changed since, exit 2 when the unfinished output belongs to another plan, version or
+/// slicing.
+pub fn begin(
+    dir: &OutputDir,
+    checkpoint: &Checkpoint,
+    digest: &str,
+    slice: Option<Slice>,
+) -> Result<(Journal, Vec<Entry>)> {
+    let header = journal::Header {
+        schema: journal::SCHEMA,
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+        plan: digest.to_owned(),
+        slice: slice.map(|s| (s.index, s.count)),
+        sources: source_stamps(checkpoint),
+    };
+    // Slices of one output share plan and slicing.
+    for name in journal::list(dir)? {
+        let Some((other, _)) = journal::read(dir, &name)? else { continue };
+        if other.slice.map(|(_, count)| count) != slice.map(|s| s.count) {
+            return Err(Mismatch::Slice.into_error(dir));
+        }
+        if other.plan != header.plan && other.slice != header.slice {
+            return Err(Mismatch::Plan.into_error(dir));
+        }
+    }
+    match Journal::open_or_create(dir, &header)? {
+        Opened::Ready(journal, entries) => Ok((journal, entries)),
+        Opened::Mismatch(mismatch) => Err(mismatch.into_error(dir)),
+    }
+}
+
+/// Name and BLAKE3 of every source shard, in order, on `jobs` threads.
+pub fn hash_sources(checkpoint: &Checkpoint, jobs: usize) -> Result<Vec<(String, String)>> {
+    let sources = Sources::new(checkpoint);
+    let files = u32::try_from(checkpoint.files.len()).unwrap_or(u32::MAX);
+    thread_pool(jobs)?.install(|| {
+        (0..files)
+            .into_par_iter()
+            .map(|file| {
+                let digest = sources.finish(file, false)?;
+                Ok((checkpoint.files[file as usize].name.clone(), digest.blake3))
+            })
+            .collect()
+    })
+}
+
+fn thread_pool(jobs: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(jobs)
+        .thread_name(|i| format!("silicast-{i}"))
+        .build()
+        .map_err(|e| Error::new(Class::Io, "threads", "cannot start the worker threads").found(e))
+}
+
 /// What to execute, and how.
 pub struct Job<'a> {
     /// The source.
@@ -86,6 +144,10 @@ pub struct Job<'a> {
     pub digest: &'a str,
     /// The folder in work.
     pub dir: &'a OutputDir,
+    /// Its journal, from [`begin`].
+    pub journal: &'a Journal,
+    /// What the journal holds, from [`begin`].
+    pub entries: &'a [Entry],
     /// The part to do; all of it when `None`.
     pub slice: Option<Slice>,
     /// Memory budget in bytes.
@@ -135,27 +197,12 @@ pub fn source_stamps(checkpoint: &Checkpoint) -> Vec<SourceStamp> {
 /// Exit 4 for bad values or a changed source, 5 for I/O, 6 when interrupted; the journal is flushed in each case.
 pub fn run(job: &Job<'_>) -> Result<Executed> {
     let slice = job.slice.unwrap_or(Slice { index: 1, count: 1 });
-    let header = journal::Header {
-        schema: journal::SCHEMA,
-        tool: env!("CARGO_PKG_VERSION").to_owned(),
-        plan: job.digest.to_owned(),
-        slice: job.slice.map(|s| (s.index, s.count)),
-        sources: source_stamps(job.checkpoint),
-    };
-    let (journal, entries) = match Journal::open_or_create(job.dir, &header)? {
-        Opened::Ready(journal, entries) => (journal, entries),
-        Opened::Mismatch(mismatch) => return Err(mismatch.into_error(job.dir)),
-    };
     if done::read(job.dir, slice)?.is_some_and(|record| record.plan == job.digest) {
         return Ok(Executed { resumed: written_bytes(job.plan, slice), ..Executed::default() });
     }
     let tasks = cost::tasks(job.plan)?;
     cost::peak_tile_memory(job.plan, &tasks, job.budget, job.jobs as u64)?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(job.jobs)
-        .thread_name(|i| format!("silicast-{i}"))
-        .build()
-        .map_err(|e| Error::new(Class::Io, "threads", "cannot start the worker threads").found(e))?;
+    let pool = thread_pool(job.jobs)?;
     let run = Run {
         job,
         slice,
@@ -164,12 +211,12 @@ pub fn run(job: &Job<'_>) -> Result<Executed> {
         sources: Sources::new(job.checkpoint),
         shards: Shards::new(job.dir, job.plan),
         buffers: BufferPool::new(usize::try_from(job.budget).unwrap_or(usize::MAX)),
-        journal: &journal,
+        journal: job.journal,
         digests: job.plan.shards.iter().map(|_| OnceLock::new()).collect(),
     };
-    let outcome = run.execute(&pool, &entries);
+    let outcome = run.execute(&pool, job.entries);
     // Whatever happened, what is finished stays finished.
-    let synced = journal.sync();
+    let synced = job.journal.sync();
     let executed = outcome?;
     synced?;
     Ok(executed)

@@ -53,7 +53,7 @@ impl<'a> Shards<'a> {
             // Reserving first makes a full disk show up before any work is lost to it.
             file.reserve(meta.bytes)?;
             file.set_len(meta.bytes)?;
-            let header = layout::shard_header(self.plan, shard);
+            let header = layout::shard_header(self.plan, shard)?;
             file.write_all_at(&header, 0)?;
             slot.digest.add(0, &header)?;
             let _ = slot.file.set(file);

@@ -4,6 +4,7 @@
 //! the compiler vectorizes it for that set. Rust never contracts a multiplication and an addition, so every wrapper
 //! computes the same bits.
 
+use crate::error::{Error, Result};
 use std::sync::OnceLock;
 
 /// An instruction set that kernels are compiled for.
@@ -32,6 +33,30 @@ impl Isa {
     /// The instruction sets of this processor, slowest first; never empty.
     pub fn available() -> Vec<Isa> {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The instruction set to use: `SILICAST_ISA` where it is set, else the fastest.
+    pub fn chosen() -> Isa {
+        Self::from_environment().ok().flatten().unwrap_or_else(Self::detect)
+    }
+
+    /// Refuses a `SILICAST_ISA` that names no instruction set of this processor.
+    pub fn check_environment() -> Result<()> {
+        Self::from_environment().map(|_| ())
+    }
+
+    fn from_environment() -> Result<Option<Isa>> {
+        let Some(name) = std::env::var_os("SILICAST_ISA") else { return Ok(None) };
+        match name.to_str().and_then(Self::from_name).filter(|isa| isa.is_available()) {
+            Some(isa) => Ok(Some(isa)),
+            None => {
+                let names: Vec<&str> = Self::available().iter().map(|isa| isa.name()).collect();
+                Err(Error::usage("isa", "SILICAST_ISA names no instruction set of this processor")
+                    .expected(names.join(", "))
+                    .found(name.display())
+                    .fix("unset SILICAST_ISA: it is for tests, and bytes never depend on it"))
+            }
+        }
     }
 
     /// Whether this processor has the instruction set.

@@ -6,6 +6,7 @@
 
 pub mod cost;
 pub mod expr;
+pub mod layout;
 pub mod parser;
 pub mod printer;
 pub mod recipe;
