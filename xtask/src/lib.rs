@@ -11,6 +11,7 @@
 )]
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod encode;
 pub mod families;
 pub mod fixtures;
