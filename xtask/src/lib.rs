@@ -16,5 +16,6 @@ pub mod encode;
 pub mod families;
 pub mod fixtures;
 pub mod giants;
+pub mod real;
 pub mod rng;
 pub mod safetensors;
