@@ -16,6 +16,8 @@ pub mod error;
 
 pub mod dtype;
 
+pub mod kernel;
+
 pub mod io;
 
 pub mod checkpoint;
