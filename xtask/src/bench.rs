@@ -55,13 +55,7 @@ pub fn write_llama(dir: &Path) -> io::Result<()> {
 pub fn write_dsv3(dir: &Path) -> io::Result<()> {
     let dims = dsv3_dims();
     let config = config::deepseek(&dims, "deepseek_v3", None);
-    write(
-        "dsv3",
-        &deepseek(&dims),
-        Storage::Fp8(ScaleFormat::F32),
-        Order::Name,
-        dir,
-    )?;
+    write("dsv3", &deepseek(&dims), Storage::Fp8(ScaleFormat::F32), Order::Name, dir)?;
     side_files::write(dir, &config, true)
 }
 
@@ -115,9 +109,7 @@ impl Pool {
     fn new(input: &str) -> Pool {
         let rows = [0.01f32, 0.015, 0.02, 0.03].map(|sigma| {
             let mut rng = SplitMix64::for_tensor(input, &format!("pool of sigma {sigma}"));
-            (0..POOL)
-                .flat_map(|_| bf16(sigma * outlier(&mut rng)).to_le_bytes())
-                .collect()
+            (0..POOL).flat_map(|_| bf16(sigma * outlier(&mut rng)).to_le_bytes()).collect()
         });
         let mut rng = SplitMix64::for_tensor(input, "pool of blocks");
         let blocks = (0..BLOCKS).map(|_| {
@@ -125,10 +117,7 @@ impl Pool {
             let scale = values.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 448.0;
             values.iter().map(|v| e4m3(v / scale)).collect()
         });
-        Pool {
-            rows: rows.into(),
-            blocks: blocks.collect(),
-        }
+        Pool { rows: rows.into(), blocks: blocks.collect() }
     }
 
     /// A BF16 matrix: every row is a run of one strength from a random place.
@@ -148,9 +137,8 @@ impl Pool {
         let (rows, columns) = (shape[0] as usize, shape[1] as usize);
         let mut data = Vec::with_capacity(rows * columns);
         for top in (0..rows).step_by(BLOCK) {
-            let chosen: Vec<&Vec<u8>> = (0..columns.div_ceil(BLOCK))
-                .map(|_| &self.blocks[rng.below(BLOCKS)])
-                .collect();
+            let chosen: Vec<&Vec<u8>> =
+                (0..columns.div_ceil(BLOCK)).map(|_| &self.blocks[rng.below(BLOCKS)]).collect();
             for row in 0..BLOCK.min(rows - top) {
                 for (j, block) in chosen.iter().enumerate() {
                     let width = BLOCK.min(columns - j * BLOCK);
@@ -171,9 +159,7 @@ fn outlier(rng: &mut SplitMix64) -> f32 {
 /// Scales as a matrix of sigma 0.01 to 0.03 has them.
 fn scales(rng: &mut SplitMix64, shape: &[u64]) -> Vec<u8> {
     let count = shape.iter().product::<u64>();
-    (0..count)
-        .flat_map(|_| (1.7e-4f32 * (0.5 + rng.unit())).to_le_bytes())
-        .collect()
+    (0..count).flat_map(|_| (1.7e-4f32 * (0.5 + rng.unit())).to_le_bytes()).collect()
 }
 
 /// The tensors of an input, each with the spec that it comes from.
@@ -202,10 +188,8 @@ fn write(input: &str, specs: &[Spec], storage: Storage, order: Order, dir: &Path
     std::fs::create_dir_all(dir)?;
     let pool = Pool::new(input);
     let tensors = tensors(specs, storage);
-    let by_name: BTreeMap<String, &Spec> = tensors
-        .iter()
-        .map(|(info, spec)| (info.name.clone(), *spec))
-        .collect();
+    let by_name: BTreeMap<String, &Spec> =
+        tensors.iter().map(|(info, spec)| (info.name.clone(), *spec)).collect();
     let total: u64 = tensors.iter().map(|(info, _)| info.bytes()).sum();
     let mut shards: BTreeMap<u64, Vec<Info>> = BTreeMap::new();
     let mut before = 0;
@@ -226,10 +210,7 @@ fn write(input: &str, specs: &[Spec], storage: Storage, order: Order, dir: &Path
         }
         out.flush()?;
     }
-    std::fs::write(
-        dir.join("model.safetensors.index.json"),
-        index_json(&weight_map, total),
-    )
+    std::fs::write(dir.join("model.safetensors.index.json"), index_json(&weight_map, total))
 }
 
 /// The bytes of one tensor.
@@ -255,10 +236,7 @@ mod tests {
     fn inputs_have_the_documented_sizes() {
         let gb = |bytes: u64| format!("{:.2}", bytes as f64 / 1e9);
         assert_eq!(gb(bytes(&llama(&llama_dims()), Storage::Float)), "2.01");
-        assert_eq!(
-            gb(bytes(&deepseek(&dsv3_dims()), Storage::Fp8(ScaleFormat::F32))),
-            "0.94"
-        );
+        assert_eq!(gb(bytes(&deepseek(&dsv3_dims()), Storage::Fp8(ScaleFormat::F32))), "0.94");
     }
 
     #[test]

