@@ -87,10 +87,7 @@ mod tests {
             assert_eq!(e4m3(f32::from_bits(middle.to_bits() - 1)), code);
             assert_eq!(e4m3(f32::from_bits(middle.to_bits() + 1)), code + 1);
         }
-        assert_eq!(
-            (e4m3_value(1), e4m3_value(0x08), e4m3_value(0x7e)),
-            (0.001_953_125, 0.015_625, 448.0)
-        );
+        assert_eq!((e4m3_value(1), e4m3_value(0x08), e4m3_value(0x7e)), (0.001_953_125, 0.015_625, 448.0));
         assert_eq!((e4m3(1e9), e4m3(-1e9)), (0x7e, 0xfe));
     }
 

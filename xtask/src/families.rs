@@ -38,11 +38,7 @@ struct Specs(Vec<Spec>);
 
 impl Specs {
     fn add(&mut self, kind: Kind, name: impl Into<String>, shape: &[u64]) {
-        self.0.push(Spec {
-            name: name.into(),
-            kind,
-            shape: shape.to_vec(),
-        });
+        self.0.push(Spec { name: name.into(), kind, shape: shape.to_vec() });
     }
 
     /// `gate_proj`, `up_proj` and `down_proj` under `prefix`.
@@ -80,11 +76,7 @@ pub struct Deepseek {
 
 /// The tensors of a DeepSeek V3 descendant.
 pub fn deepseek(d: &Deepseek) -> Vec<Spec> {
-    let norm = if d.indexer.is_some() {
-        Kind::NormF32
-    } else {
-        Kind::Norm
-    };
+    let norm = if d.indexer.is_some() { Kind::NormF32 } else { Kind::Norm };
     let mut s = Specs::default();
     s.add(Kind::Matrix, "model.embed_tokens.weight", &[d.vocab, d.hidden]);
     for layer in 0..d.layers + u64::from(d.mtp) {
@@ -92,37 +84,17 @@ pub fn deepseek(d: &Deepseek) -> Vec<Spec> {
         let a = format!("{l}.self_attn");
         s.add(Kind::Linear, format!("{a}.q_a_proj"), &[d.q_lora, d.hidden]);
         s.add(norm, format!("{a}.q_a_layernorm.weight"), &[d.q_lora]);
-        s.add(
-            Kind::Linear,
-            format!("{a}.q_b_proj"),
-            &[d.heads * (d.nope + d.rope), d.q_lora],
-        );
-        s.add(
-            Kind::Linear,
-            format!("{a}.kv_a_proj_with_mqa"),
-            &[d.kv_lora + d.rope, d.hidden],
-        );
+        s.add(Kind::Linear, format!("{a}.q_b_proj"), &[d.heads * (d.nope + d.rope), d.q_lora]);
+        s.add(Kind::Linear, format!("{a}.kv_a_proj_with_mqa"), &[d.kv_lora + d.rope, d.hidden]);
         s.add(norm, format!("{a}.kv_a_layernorm.weight"), &[d.kv_lora]);
-        s.add(
-            Kind::Linear,
-            format!("{a}.kv_b_proj"),
-            &[d.heads * (d.nope + d.v), d.kv_lora],
-        );
+        s.add(Kind::Linear, format!("{a}.kv_b_proj"), &[d.heads * (d.nope + d.v), d.kv_lora]);
         s.add(Kind::Linear, format!("{a}.o_proj"), &[d.hidden, d.heads * d.v]);
         if let Some((heads, dim)) = d.indexer {
-            s.add(
-                Kind::Linear,
-                format!("{a}.indexer.wq_b"),
-                &[heads * dim, d.q_lora],
-            );
+            s.add(Kind::Linear, format!("{a}.indexer.wq_b"), &[heads * dim, d.q_lora]);
             s.add(Kind::Linear, format!("{a}.indexer.wk"), &[dim, d.hidden]);
             s.add(Kind::NormF32, format!("{a}.indexer.k_norm.weight"), &[dim]);
             s.add(Kind::BiasF32, format!("{a}.indexer.k_norm.bias"), &[dim]);
-            s.add(
-                Kind::Matrix,
-                format!("{a}.indexer.weights_proj.weight"),
-                &[heads, d.hidden],
-            );
+            s.add(Kind::Matrix, format!("{a}.indexer.weights_proj.weight"), &[heads, d.hidden]);
         }
         if let Some(length) = d.inv_freq {
             s.add(Kind::InvFreq, format!("{a}.rotary_emb.inv_freq"), &[length]);
@@ -132,16 +104,8 @@ pub fn deepseek(d: &Deepseek) -> Vec<Spec> {
         if layer < d.first_dense {
             s.mlp(&format!("{l}.mlp"), d.hidden, d.inter);
         } else {
-            s.add(
-                Kind::Matrix,
-                format!("{l}.mlp.gate.weight"),
-                &[d.experts, d.hidden],
-            );
-            s.add(
-                Kind::BiasF32,
-                format!("{l}.mlp.gate.e_score_correction_bias"),
-                &[d.experts],
-            );
+            s.add(Kind::Matrix, format!("{l}.mlp.gate.weight"), &[d.experts, d.hidden]);
+            s.add(Kind::BiasF32, format!("{l}.mlp.gate.e_score_correction_bias"), &[d.experts]);
             for expert in 0..d.experts {
                 s.mlp(&format!("{l}.mlp.experts.{expert}"), d.hidden, d.moe_inter);
             }
@@ -159,11 +123,7 @@ pub fn deepseek(d: &Deepseek) -> Vec<Spec> {
 /// What a multi-token-prediction layer `l` has beside its block.
 fn mtp_extras(s: &mut Specs, l: &str, norm: Kind, vocab: u64, hidden: u64) {
     s.add(Kind::Matrix, format!("{l}.embed_tokens.weight"), &[vocab, hidden]);
-    s.add(
-        Kind::Matrix,
-        format!("{l}.shared_head.head.weight"),
-        &[vocab, hidden],
-    );
+    s.add(Kind::Matrix, format!("{l}.shared_head.head.weight"), &[vocab, hidden]);
     s.add(norm, format!("{l}.enorm.weight"), &[hidden]);
     s.add(norm, format!("{l}.hnorm.weight"), &[hidden]);
     s.add(norm, format!("{l}.shared_head.norm.weight"), &[hidden]);
@@ -205,52 +165,24 @@ pub fn llama(d: &Llama) -> Vec<Spec> {
     s.add(Kind::Matrix, "model.embed_tokens.weight", &[d.vocab, d.hidden]);
     for layer in 0..d.layers + u64::from(d.mtp) {
         let l = format!("model.layers.{layer}");
-        for (name, rows) in [
-            ("q_proj", d.heads),
-            ("k_proj", d.kv_heads),
-            ("v_proj", d.kv_heads),
-        ] {
-            s.add(
-                Kind::Linear,
-                format!("{l}.self_attn.{name}"),
-                &[rows * d.head_dim, d.hidden],
-            );
+        for (name, rows) in [("q_proj", d.heads), ("k_proj", d.kv_heads), ("v_proj", d.kv_heads)] {
+            s.add(Kind::Linear, format!("{l}.self_attn.{name}"), &[rows * d.head_dim, d.hidden]);
             if d.qkv_bias {
-                s.add(
-                    Kind::Bias,
-                    format!("{l}.self_attn.{name}.bias"),
-                    &[rows * d.head_dim],
-                );
+                s.add(Kind::Bias, format!("{l}.self_attn.{name}.bias"), &[rows * d.head_dim]);
             }
         }
-        s.add(
-            Kind::Linear,
-            format!("{l}.self_attn.o_proj"),
-            &[d.hidden, d.heads * d.head_dim],
-        );
+        s.add(Kind::Linear, format!("{l}.self_attn.o_proj"), &[d.hidden, d.heads * d.head_dim]);
         if d.qk_norm {
             s.add(Kind::Norm, format!("{l}.self_attn.q_norm.weight"), &[d.head_dim]);
             s.add(Kind::Norm, format!("{l}.self_attn.k_norm.weight"), &[d.head_dim]);
         }
         s.add(Kind::Norm, format!("{l}.input_layernorm.weight"), &[d.hidden]);
-        s.add(
-            Kind::Norm,
-            format!("{l}.post_attention_layernorm.weight"),
-            &[d.hidden],
-        );
+        s.add(Kind::Norm, format!("{l}.post_attention_layernorm.weight"), &[d.hidden]);
         match d.moe {
             Some(moe) if layer >= moe.first_dense => {
-                s.add(
-                    Kind::Matrix,
-                    format!("{l}.mlp.gate.weight"),
-                    &[moe.experts, d.hidden],
-                );
+                s.add(Kind::Matrix, format!("{l}.mlp.gate.weight"), &[moe.experts, d.hidden]);
                 if moe.shared {
-                    s.add(
-                        Kind::BiasF32,
-                        format!("{l}.mlp.gate.e_score_correction_bias"),
-                        &[moe.experts],
-                    );
+                    s.add(Kind::BiasF32, format!("{l}.mlp.gate.e_score_correction_bias"), &[moe.experts]);
                     s.mlp(&format!("{l}.mlp.shared_experts"), d.hidden, moe.inter);
                 }
                 for expert in 0..moe.experts {

@@ -13,14 +13,8 @@ use crate::safetensors::{Dtype, Info, Order, head, index_json};
 
 /// Name and text of every manifest.
 const MANIFESTS: [(&str, &str); 3] = [
-    (
-        "deepseek-v3",
-        include_str!("../../fixtures/manifests/deepseek-v3.json"),
-    ),
-    (
-        "deepseek-v3.2",
-        include_str!("../../fixtures/manifests/deepseek-v3.2.json"),
-    ),
+    ("deepseek-v3", include_str!("../../fixtures/manifests/deepseek-v3.json")),
+    ("deepseek-v3.2", include_str!("../../fixtures/manifests/deepseek-v3.2.json")),
     ("kimi-k2", include_str!("../../fixtures/manifests/kimi-k2.json")),
 ];
 
@@ -35,16 +29,10 @@ pub fn giant_names() -> &'static [&'static str] {
 /// # Errors
 /// An unknown name (`InvalidInput`); a manifest that is not JSON.
 pub fn manifest(name: &str) -> io::Result<Value> {
-    let (_, text) = MANIFESTS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .ok_or_else(|| {
-            let known = giant_names().join(", ");
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("no giant is called {name:?}; there are {known}"),
-            )
-        })?;
+    let (_, text) = MANIFESTS.iter().find(|(known, _)| *known == name).ok_or_else(|| {
+        let known = giant_names().join(", ");
+        io::Error::new(io::ErrorKind::InvalidInput, format!("no giant is called {name:?}; there are {known}"))
+    })?;
     serde_json::from_str(text).map_err(|e| invalid(&format!("{name}.json: {e}")))
 }
 
@@ -67,10 +55,8 @@ fn expand(manifest: &Value) -> io::Result<Vec<Info>> {
         let pattern = template["name"].as_str().ok_or_else(|| invalid("name"))?;
         let kind = template["kind"].as_str().ok_or_else(|| invalid("kind"))?;
         let shape = template["shape"].as_array().ok_or_else(|| invalid("shape"))?;
-        let shape: Vec<u64> = shape
-            .iter()
-            .map(|d| d.as_u64().ok_or_else(|| invalid("shape")))
-            .collect::<io::Result<_>>()?;
+        let shape: Vec<u64> =
+            shape.iter().map(|d| d.as_u64().ok_or_else(|| invalid("shape"))).collect::<io::Result<_>>()?;
         let layers = match template["layers"].as_array() {
             Some(range) => match (range[0].as_u64(), range[1].as_u64()) {
                 (Some(begin), Some(end)) => begin..end,
@@ -87,20 +73,14 @@ fn expand(manifest: &Value) -> io::Result<Vec<Info>> {
                 (false, false) => 0,
             };
             for expert in 0..template["experts"].as_u64().unwrap_or(1) {
-                let name = pattern
-                    .replace("{L}", &layer.to_string())
-                    .replace("{E}", &expert.to_string());
+                let name = pattern.replace("{L}", &layer.to_string()).replace("{E}", &expert.to_string());
                 let mut push = |name, dtype, shape| placed.push((place, Info { name, dtype, shape }));
                 if kind == "fp8_block" {
                     let grid = shape.iter().map(|d| d.div_ceil(128)).collect();
                     push(format!("{name}.weight"), Dtype::F8E4m3, shape.clone());
                     push(format!("{name}.weight_scale_inv"), Dtype::F32, grid);
                 } else {
-                    push(
-                        name,
-                        Dtype::parse(kind).ok_or_else(|| invalid(kind))?,
-                        shape.clone(),
-                    );
+                    push(name, Dtype::parse(kind).ok_or_else(|| invalid(kind))?, shape.clone());
                 }
             }
         }
@@ -117,12 +97,8 @@ fn expand(manifest: &Value) -> io::Result<Vec<Info>> {
 pub fn write_giant(name: &str, dir: &Path) -> io::Result<()> {
     let manifest = manifest(name)?;
     let tensors = expand(&manifest)?;
-    let count = manifest["shards"]["count"]
-        .as_u64()
-        .ok_or_else(|| invalid("shards.count"))?;
-    let pattern = manifest["shards"]["name"]
-        .as_str()
-        .ok_or_else(|| invalid("shards.name"))?;
+    let count = manifest["shards"]["count"].as_u64().ok_or_else(|| invalid("shards.count"))?;
+    let pattern = manifest["shards"]["name"].as_str().ok_or_else(|| invalid("shards.name"))?;
     let total: u64 = tensors.iter().map(Info::bytes).sum();
     std::fs::create_dir_all(dir)?;
 
@@ -145,10 +121,7 @@ pub fn write_giant(name: &str, dir: &Path) -> io::Result<()> {
             weight_map.insert(info.name, file_name.clone());
         }
     }
-    std::fs::write(
-        dir.join("model.safetensors.index.json"),
-        index_json(&weight_map, total),
-    )?;
+    std::fs::write(dir.join("model.safetensors.index.json"), index_json(&weight_map, total))?;
     let config = &manifest["config"];
     side_files::write(dir, config, config.get("auto_map").is_some())
 }
@@ -194,18 +167,12 @@ mod tests {
             ("BF16", (316, 7_837_573_120)),
         ];
         assert_eq!(totals(&v3), expected.into());
-        assert_eq!(
-            (v3.len(), v3.iter().map(Info::bytes).sum::<u64>()),
-            (91_991, 688_574_839_360)
-        );
+        assert_eq!((v3.len(), v3.iter().map(Info::bytes).sum::<u64>()), (91_991, 688_574_839_360));
 
         let v32 = giant_tensors("deepseek-v3.2").unwrap();
         let counts: Vec<(&str, u64)> = totals(&v32).iter().map(|(dtype, (n, _))| (*dtype, *n)).collect();
         assert_eq!(counts, [("BF16", 126), ("F32", 46_367), ("F8_E4M3", 45_932)]);
-        assert_eq!(
-            (v32.len(), v32.iter().map(Info::bytes).sum::<u64>()),
-            (92_425, 689_471_107_200)
-        );
+        assert_eq!((v32.len(), v32.iter().map(Info::bytes).sum::<u64>()), (92_425, 689_471_107_200));
 
         let k2 = giant_tensors("kimi-k2").unwrap();
         let gib = k2.iter().map(Info::bytes).sum::<u64>() as f64 / f64::from(1 << 30);
@@ -221,25 +188,13 @@ mod tests {
             let published = &manifest["published"];
             assert_eq!(manifest["name"], *name);
             assert_eq!(published["tensors"], tensors.len());
-            assert!(
-                published["payload_bytes"].as_u64().is_none_or(|b| b == bytes),
-                "{name}"
-            );
+            assert!(published["payload_bytes"].as_u64().is_none_or(|b| b == bytes), "{name}");
             let gib = format!("{:.2}", bytes as f64 / f64::from(1 << 30));
-            assert!(
-                published["gib"].as_str().is_none_or(|g| g == gib),
-                "{name}: {gib}"
-            );
+            assert!(published["gib"].as_str().is_none_or(|g| g == gib), "{name}: {gib}");
             for (dtype, (count, bytes)) in totals(&tensors) {
                 let stated = &published["dtypes"][dtype];
-                assert!(
-                    stated["tensors"].as_u64().is_none_or(|n| n == count),
-                    "{name} {dtype}"
-                );
-                assert!(
-                    stated["bytes"].as_u64().is_none_or(|b| b == bytes),
-                    "{name} {dtype}"
-                );
+                assert!(stated["tensors"].as_u64().is_none_or(|n| n == count), "{name} {dtype}");
+                assert!(stated["bytes"].as_u64().is_none_or(|b| b == bytes), "{name} {dtype}");
             }
             let names: BTreeSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
             assert_eq!(names.len(), tensors.len(), "{name}: a name occurs twice");
@@ -276,10 +231,7 @@ mod tests {
             inv_freq: Some(56),
             ..v3
         };
-        let v32 = Deepseek {
-            indexer: Some((64, 128)),
-            ..v3
-        };
+        let v32 = Deepseek { indexer: Some((64, 128)), ..v3 };
         for (name, dims) in [("deepseek-v3", v3), ("deepseek-v3.2", v32), ("kimi-k2", k2)] {
             let mut formula: BTreeMap<String, (Dtype, Vec<u64>)> = BTreeMap::new();
             for spec in deepseek(&dims) {
@@ -295,11 +247,8 @@ mod tests {
                     _ => drop(formula.insert(spec.name, (Dtype::Bf16, spec.shape))),
                 }
             }
-            let templates: BTreeMap<String, (Dtype, Vec<u64>)> = giant_tensors(name)
-                .unwrap()
-                .into_iter()
-                .map(|t| (t.name, (t.dtype, t.shape)))
-                .collect();
+            let templates: BTreeMap<String, (Dtype, Vec<u64>)> =
+                giant_tensors(name).unwrap().into_iter().map(|t| (t.name, (t.dtype, t.shape))).collect();
             assert!(templates == formula, "{name}");
         }
     }

@@ -11,9 +11,11 @@
 )]
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod encode;
 pub mod families;
 pub mod fixtures;
 pub mod giants;
+pub mod real;
 pub mod rng;
 pub mod safetensors;

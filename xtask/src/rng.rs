@@ -59,11 +59,7 @@ mod tests {
     #[test]
     fn splitmix_matches_the_published_sequence_of_seed_0() {
         let mut rng = SplitMix64::new(0);
-        let expected = [
-            0xe220_a839_7b1d_cdaf,
-            0x6e78_9e6a_a1b9_65f4,
-            0x06c4_5d18_8009_454f,
-        ];
+        let expected = [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f];
         assert_eq!(std::array::from_fn(|_| rng.next_u64()), expected);
     }
 

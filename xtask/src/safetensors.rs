@@ -26,16 +26,8 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    const ALL: [Dtype; 8] = [
-        Dtype::U8,
-        Dtype::I8,
-        Dtype::F8E4m3,
-        Dtype::F8E8m0,
-        Dtype::F16,
-        Dtype::Bf16,
-        Dtype::F32,
-        Dtype::I64,
-    ];
+    const ALL: [Dtype; 8] =
+        [Dtype::U8, Dtype::I8, Dtype::F8E4m3, Dtype::F8E8m0, Dtype::F16, Dtype::Bf16, Dtype::F32, Dtype::I64];
 
     /// The name in a header.
     pub fn name(self) -> &'static str {
@@ -147,12 +139,7 @@ pub fn write_file(path: &Path, tensors: &[&Tensor], order: Order) -> io::Result<
         if data.len() as u64 != info.bytes() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!(
-                    "{}: {} bytes, its shape needs {}",
-                    info.name,
-                    data.len(),
-                    info.bytes()
-                ),
+                format!("{}: {} bytes, its shape needs {}", info.name, data.len(), info.bytes()),
             ));
         }
         out.write_all(data)?;
@@ -195,23 +182,12 @@ pub fn read_head(path: &Path) -> io::Result<(Vec<(Info, u64)>, u64)> {
         if name == "__metadata__" {
             continue;
         }
-        let dtype = entry["dtype"]
-            .as_str()
-            .and_then(Dtype::parse)
-            .ok_or_else(|| bad("dtype"))?;
+        let dtype = entry["dtype"].as_str().and_then(Dtype::parse).ok_or_else(|| bad("dtype"))?;
         let shape = entry["shape"].as_array().ok_or_else(|| bad("shape"))?;
-        let shape = shape
-            .iter()
-            .map(|d| d.as_u64().ok_or_else(|| bad("shape")))
-            .collect::<io::Result<_>>()?;
-        let begin = entry["data_offsets"][0]
-            .as_u64()
-            .ok_or_else(|| bad("data_offsets"))?;
-        let info = Info {
-            name: name.clone(),
-            dtype,
-            shape,
-        };
+        let shape =
+            shape.iter().map(|d| d.as_u64().ok_or_else(|| bad("shape"))).collect::<io::Result<_>>()?;
+        let begin = entry["data_offsets"][0].as_u64().ok_or_else(|| bad("data_offsets"))?;
+        let info = Info { name: name.clone(), dtype, shape };
         if entry["data_offsets"][1].as_u64() != Some(begin + info.bytes()) {
             return Err(bad("data_offsets"));
         }
