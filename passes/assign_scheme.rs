@@ -16,7 +16,7 @@
 //! Weights are decoded. Every pattern of the recipe matches something.
 
 use super::{Context, Outcome, Pass, PassSpec};
-use crate::checkpoint::{Kind, Part, Role, fused_group, module_of};
+use crate::checkpoint::{Kind, Part, Role, fused_group, looks_linear, module_of};
 use crate::dtype::Dtype;
 use crate::dtype::scheme::{Granularity, Scheme};
 use crate::error::{Error, Result};
@@ -132,19 +132,15 @@ fn not_a_linear(output: &Output, role: &Role) -> Option<Reason> {
     Some(reason.into())
 }
 
-/// Whether an unknown family's `*.weight` matrix may be a linear: names that hint at anything else say no.
-fn looks_linear(name: &str) -> bool {
-    let module = module_of(name).to_ascii_lowercase();
-    let last = module.rsplit('.').next().unwrap_or_default();
-    let elsewhere = ["embed", "norm", "router", "conv", "position", "pos_emb", "lm_head", "shared_head", "classifier"];
-    let exact = ["gate", "head", "wte", "wpe", "ln_f"];
-    name.ends_with(".weight") && !elsewhere.iter().any(|hint| module.contains(hint)) && !exact.contains(&last)
-}
-
 fn widen_bias(output: &mut Output, role: &Role, cx: &Context<'_>) {
-    let linear_bias = role.part == Part::Bias && output.ty.shape.len() == 1 && !matches!(role.kind, Kind::Norm | Kind::IndexerNorm | Kind::Router);
-    let narrow = matches!(output.ty.dtype, Dtype::BF16 | Dtype::F16);
-    if linear_bias && narrow && cx.engine.bias_in_f32() {
+    let no_linear = matches!(role.kind, Kind::Norm | Kind::IndexerNorm | Kind::Router);
+    if !cx.engine.bias_in_f32() || role.part != Part::Bias || no_linear || output.ty.shape.len() != 1 {
+        return;
+    }
+    // A convolution has a bias too; a linear's weight is a matrix.
+    let weight = cx.checkpoint.find(&format!("{}.weight", module_of(&output.name)));
+    let of_matrix = weight.is_some_and(|id| cx.checkpoint.tensor(id).shape.len() == 2);
+    if of_matrix && matches!(output.ty.dtype, Dtype::BF16 | Dtype::F16) {
         output.expr = Expr::Cast { value: Box::new(output.expr.clone()), to: Dtype::F32 };
         output.ty = Ty { dtype: Dtype::F32, shape: output.ty.shape.clone() };
         output.fate = Fate::Reencoded;

@@ -7,7 +7,7 @@
 
 use super::Preset;
 use super::engine::{Dialect, Engine, set_compute_dtype, without_quantization};
-use crate::checkpoint::{Kind, Part, Role, module_of};
+use crate::checkpoint::{Kind, Part, Role, looks_like_lookup, module_of};
 use crate::dtype::scheme::{Granularity, Rule, Scheme};
 use crate::plan::Fate;
 use serde_json::{Map, Value, json};
@@ -85,7 +85,8 @@ fn float_linears(cx: &Dialect<'_>) -> Vec<Value> {
             && output.ty.shape.len() == 2
             && output.ty.dtype.is_plain_float()
             && output.scheme.is_none()
-            && !matches!(role.kind, Kind::Embed | Kind::Norm | Kind::IndexerNorm);
+            && !matches!(role.kind, Kind::Embed | Kind::Norm | Kind::IndexerNorm)
+            && !(role.kind == Kind::Other && looks_like_lookup(module_of(&output.name)));
         if linear {
             has_head |= role.kind == Kind::LmHead;
             modules.push(module_of(&output.name).into());

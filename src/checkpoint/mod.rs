@@ -20,7 +20,7 @@ pub mod summary;
 pub use config::{Config, Quantization, WeightGroup};
 pub use encoding::Encoding;
 pub use family::Family;
-pub use name::{module_of, natural_cmp};
+pub use name::{looks_like_lookup, looks_linear, module_of, natural_cmp};
 pub use role::{FusedPart, Kind, Part, Role, Scope, fused_group};
 pub use side::{SideFile, SideKind};
 pub use summary::{SchemeSummary, Summary, summary};

@@ -54,6 +54,27 @@ pub fn module_of(name: &str) -> &str {
     split(name).0
 }
 
+/// Whether a module's name says that it looks tokens or positions up, in a family that is not known.
+pub fn looks_like_lookup(module: &str) -> bool {
+    let module = module.to_ascii_lowercase();
+    let last = module.rsplit('.').next().unwrap_or_default();
+    ["embed", "position", "pos_emb"].iter().any(|hint| module.contains(hint)) || matches!(last, "wte" | "wpe")
+}
+
+/// Whether a weight of a family that is not known may be a linear: its name hints at nothing else (a lookup, a norm, a
+/// router, an output head).
+pub fn looks_linear(name: &str) -> bool {
+    let module = module_of(name);
+    let lower = module.to_ascii_lowercase();
+    let last = lower.rsplit('.').next().unwrap_or_default();
+    let elsewhere = ["norm", "router", "conv", "lm_head", "shared_head", "classifier"];
+    let head = matches!(last, "gate" | "head" | "ln_f") || lower == "output";
+    name.ends_with(".weight")
+        && !head
+        && !looks_like_lookup(module)
+        && !elsewhere.iter().any(|hint| lower.contains(hint))
+}
+
 /// A name as module and parameter: `("a.b", "weight")` of `a.b.weight`, `("a", "")` of `a`.
 pub(super) fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('.').unwrap_or((name, ""))
