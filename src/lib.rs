@@ -19,3 +19,7 @@ pub mod dtype;
 pub mod io;
 
 pub mod checkpoint;
+
+pub mod exec;
+
+pub mod artifact;

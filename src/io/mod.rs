@@ -1,3 +1,7 @@
 //! The only place that opens, lists, renames or removes files.
 
+pub mod buffer_pool;
+pub mod confined;
+pub mod lock;
+pub mod output;
 pub mod source;
