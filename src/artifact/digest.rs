@@ -61,7 +61,11 @@ pub struct Digester {
 impl Digester {
     /// Of nothing yet, with SHA-256 if `sha256`.
     pub fn new(sha256: bool) -> Self {
-        Self { bytes: 0, blake3: blake3::Hasher::new(), sha256: sha256.then(Sha256::new) }
+        Self {
+            bytes: 0,
+            blake3: blake3::Hasher::new(),
+            sha256: sha256.then(Sha256::new),
+        }
     }
 
     /// Appends `bytes` to what is hashed.
@@ -95,7 +99,9 @@ pub fn digest_of(
 ) -> Result<FileDigest> {
     let mut digester = Digester::new(sha256);
     while digester.bytes < len && !buffer.is_empty() {
-        let step = usize::try_from(len - digester.bytes).unwrap_or(usize::MAX).min(buffer.len());
+        let step = usize::try_from(len - digester.bytes)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         let part = &mut buffer[..step];
         read(digester.bytes, part)?;
         digester.update(part);
@@ -113,7 +119,10 @@ pub struct DigestWriter<W> {
 impl<W: Write> DigestWriter<W> {
     /// Around `inner`, with SHA-256 if `sha256`.
     pub fn new(inner: W, sha256: bool) -> Self {
-        Self { inner, digester: Digester::new(sha256) }
+        Self {
+            inner,
+            digester: Digester::new(sha256),
+        }
     }
 
     /// The inner writer, not flushed, and the digest of what passed.
@@ -148,13 +157,20 @@ mod tests {
         sha.update(b"a");
         sha.update(b"bc");
         assert_eq!(sha.finish(), SHA_ABC);
-        assert_eq!(Digester::new(false).finish(), FileDigest { bytes: 0, blake3: BLAKE3_EMPTY.into(), sha256: None });
+        assert_eq!(
+            Digester::new(false).finish(),
+            FileDigest {
+                bytes: 0,
+                blake3: BLAKE3_EMPTY.into(),
+                sha256: None
+            }
+        );
         assert!(is_hex_256(SHA_ABC) && !is_hex_256(&SHA_ABC.to_uppercase()) && !is_hex_256(&SHA_ABC[1..]));
     }
 
     #[test]
     fn a_reader_in_small_steps_and_a_writer_agree() {
-        let data: Vec<u8> = (0..100_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..100_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let mut writer = DigestWriter::new(Vec::new(), true);
         for part in data.chunks(777) {
             writer.write_all(part).unwrap();

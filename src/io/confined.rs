@@ -84,9 +84,11 @@ pub fn check_relative(path: &str) -> Result<Vec<&str>> {
             && !part.chars().any(char::is_control)
     };
     if parts.len() > MAX_COMPONENTS || !parts.iter().all(plain) {
-        return Err(Error::input("hostile-path", "a path that is not confined to its folder")
-            .expected(format!("1 to {MAX_COMPONENTS} plain components"))
-            .found(quote(path, 120)));
+        return Err(
+            Error::input("hostile-path", "a path that is not confined to its folder")
+                .expected(format!("1 to {MAX_COMPONENTS} plain components"))
+                .found(quote(path, 120)),
+        );
     }
     Ok(parts)
 }
@@ -112,8 +114,12 @@ impl Confined {
     /// # Errors
     /// Class Io: it cannot be opened or is no folder.
     pub fn open(path: &Path) -> Result<Self> {
-        let fd = open_folder(CWD, path, false).map_err(|e| Error::io("cannot open the folder", path, e.into()))?;
-        Ok(Self { fd, path: path.to_owned() })
+        let fd =
+            open_folder(CWD, path, false).map_err(|e| Error::io("cannot open the folder", path, e.into()))?;
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+        })
     }
 
     pub(super) fn from_fd(fd: OwnedFd, path: PathBuf) -> Self {
@@ -140,7 +146,9 @@ impl Confined {
     /// Class Input for a hostile path, class Io when it cannot be examined.
     pub fn kind_of(&self, name: &str) -> Result<Option<Kind>> {
         let parts = check_relative(name)?;
-        let Some((last, folders)) = parts.split_last() else { return Ok(None) };
+        let Some((last, folders)) = parts.split_last() else {
+            return Ok(None);
+        };
         match self.descend(folders)? {
             Ok(fd) => self.stat(fd.as_ref().map_or(self.fd(), AsFd::as_fd), last, name),
             Err(None) => Ok(None),
@@ -181,7 +189,9 @@ impl Confined {
     /// Class Input for a hostile path, class Io when it exists and cannot be opened.
     pub fn open_regular(&self, name: &str) -> Result<Lookup> {
         let parts = check_relative(name)?;
-        let Some((last, folders)) = parts.split_last() else { return Ok(Lookup::Missing) };
+        let Some((last, folders)) = parts.split_last() else {
+            return Ok(Lookup::Missing);
+        };
         let folder = match self.descend(folders)? {
             Ok(fd) => fd,
             Err(None) => return Ok(Lookup::Missing),
@@ -203,7 +213,10 @@ impl Confined {
         };
         let stat = rustix::fs::fstat(&fd).map_err(|e| self.io_error("cannot examine the file", name, e))?;
         match kind(&stat) {
-            Kind::File => Ok(Lookup::File(File::from(fd), u64::try_from(stat.st_size).unwrap_or(0))),
+            Kind::File => Ok(Lookup::File(
+                File::from(fd),
+                u64::try_from(stat.st_size).unwrap_or(0),
+            )),
             other => Ok(Lookup::Other(other)),
         }
     }
@@ -234,12 +247,16 @@ impl Confined {
                 FileType::Directory => true,
                 // Some file systems leave the type out of the listing.
                 FileType::Unknown => {
-                    let stat = rustix::fs::statat(at, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+                    let stat =
+                        rustix::fs::statat(at, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
                     kind(&stat) == Kind::Folder
                 }
                 _ => false,
             };
-            names.push(Named { name: name.to_vec(), folder });
+            names.push(Named {
+                name: name.to_vec(),
+                folder,
+            });
         }
         names.sort();
         Ok(names)
@@ -255,13 +272,32 @@ mod tests {
     #[test]
     fn hostile_paths_are_refused() {
         for bad in [
-            "", "/", "/etc/passwd", "..", "../x", "a/../b", "a//b", "a/", "./a", ".", "a/b/c/d", "a\0b", "a\nb",
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a/../b",
+            "a//b",
+            "a/",
+            "./a",
+            ".",
+            "a/b/c/d",
+            "a\0b",
+            "a\nb",
             &"x".repeat(256),
         ] {
             let error = check_relative(bad).unwrap_err();
-            assert_eq!((error.code(), error.class().exit_code()), ("hostile-path", 4), "{bad:?}");
+            assert_eq!(
+                (error.code(), error.class().exit_code()),
+                ("hostile-path", 4),
+                "{bad:?}"
+            );
         }
-        assert_eq!(check_relative("silicast/kernels/a.npy").unwrap(), ["silicast", "kernels", "a.npy"]);
+        assert_eq!(
+            check_relative("silicast/kernels/a.npy").unwrap(),
+            ["silicast", "kernels", "a.npy"]
+        );
         assert_eq!(check_relative("..a").unwrap(), ["..a"]);
     }
 
@@ -276,19 +312,53 @@ mod tests {
         symlink("sub", at("dirlink")).unwrap();
         rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let confined = Confined::open(dir.path()).unwrap();
-        assert!(matches!(confined.open_regular("real").unwrap(), Lookup::File(_, 5)));
-        assert!(matches!(confined.open_regular("sub/inner").unwrap(), Lookup::File(_, 1)));
-        assert!(matches!(confined.open_regular("link").unwrap(), Lookup::Other(Kind::Link)));
-        assert!(matches!(confined.open_regular("dirlink/inner").unwrap(), Lookup::Other(Kind::Link)));
-        assert!(matches!(confined.open_regular("real/inner").unwrap(), Lookup::Other(Kind::File)));
-        assert!(matches!(confined.open_regular("fifo").unwrap(), Lookup::Other(Kind::Special)));
-        assert!(matches!(confined.open_regular("sub").unwrap(), Lookup::Other(Kind::Folder)));
+        assert!(matches!(
+            confined.open_regular("real").unwrap(),
+            Lookup::File(_, 5)
+        ));
+        assert!(matches!(
+            confined.open_regular("sub/inner").unwrap(),
+            Lookup::File(_, 1)
+        ));
+        assert!(matches!(
+            confined.open_regular("link").unwrap(),
+            Lookup::Other(Kind::Link)
+        ));
+        assert!(matches!(
+            confined.open_regular("dirlink/inner").unwrap(),
+            Lookup::Other(Kind::Link)
+        ));
+        assert!(matches!(
+            confined.open_regular("real/inner").unwrap(),
+            Lookup::Other(Kind::File)
+        ));
+        assert!(matches!(
+            confined.open_regular("fifo").unwrap(),
+            Lookup::Other(Kind::Special)
+        ));
+        assert!(matches!(
+            confined.open_regular("sub").unwrap(),
+            Lookup::Other(Kind::Folder)
+        ));
         assert!(matches!(confined.open_regular("none").unwrap(), Lookup::Missing));
-        assert!(matches!(confined.open_regular("none/x").unwrap(), Lookup::Missing));
+        assert!(matches!(
+            confined.open_regular("none/x").unwrap(),
+            Lookup::Missing
+        ));
         assert_eq!(confined.kind_of("link").unwrap(), Some(Kind::Link));
-        let names: Vec<_> =
-            confined.list(None).unwrap().into_iter().map(|n| (String::from_utf8(n.name).unwrap(), n.folder)).collect();
-        let expected = [("dirlink", false), ("fifo", false), ("link", false), ("real", false), ("sub", true)];
+        let names: Vec<_> = confined
+            .list(None)
+            .unwrap()
+            .into_iter()
+            .map(|n| (String::from_utf8(n.name).unwrap(), n.folder))
+            .collect();
+        let expected = [
+            ("dirlink", false),
+            ("fifo", false),
+            ("link", false),
+            ("real", false),
+            ("sub", true),
+        ];
         assert_eq!(names, expected.map(|(n, f)| (n.to_owned(), f)));
     }
 }

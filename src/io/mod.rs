@@ -3,5 +3,7 @@
 pub mod buffer_pool;
 pub mod confined;
 pub mod lock;
+pub mod out_file;
 pub mod output;
+mod publish;
 pub mod source;
