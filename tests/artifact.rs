@@ -1,9 +1,6 @@
 //! The life of an artifact: locked, written out of order, listed in its manifest, renamed, and verified.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the tests damage and read files directly"
-)]
+#![expect(clippy::disallowed_methods, reason = "the tests damage and read files directly")]
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use silicast::artifact::digest::{DigestWriter, Digester};
@@ -11,13 +8,13 @@ use silicast::artifact::index::write_index;
 use silicast::artifact::manifest::{
     FileEntry, Head, MANIFEST_PATH, SIGNATURE_PATH, TensorEntry, Tool, write_manifest,
 };
-use silicast::artifact::shard::{Entry, header_bytes, layout};
 use silicast::artifact::tree_digest::TreeDigest;
 use silicast::artifact::verify::{Signature, VerifyReport, verify};
 use silicast::dtype::Dtype;
 use silicast::exec::journal::{self, Header, Journal, Opened, SCHEMA};
 use silicast::io::lock::RunLock;
 use silicast::io::output::OutputDir;
+use silicast::plan::layout::{Entry, header_bytes, layout};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -30,23 +27,11 @@ fn make(root: &Path, sha256: bool) -> PathBuf {
     let out = root.join("out");
     let dir = OutputDir::create_or_open(&root.join("out.partial")).unwrap().0;
     let lock = RunLock::exclusive(&dir).unwrap();
-    let header = Header {
-        schema: SCHEMA,
-        tool: "1".into(),
-        plan: "ab".repeat(32),
-        slice: None,
-        sources: vec![],
-    };
-    let Opened::Ready(journal, _) = Journal::open_or_create(&dir, &header).unwrap() else {
-        panic!()
-    };
+    let header =
+        Header { schema: SCHEMA, tool: "1".into(), plan: "ab".repeat(32), slice: None, sources: vec![] };
+    let Opened::Ready(journal, _) = Journal::open_or_create(&dir, &header).unwrap() else { panic!() };
 
-    let entry = |name, dtype, shape: &'static [u64], bytes| Entry {
-        name,
-        dtype,
-        shape,
-        bytes,
-    };
+    let entry = |name, dtype, shape: &'static [u64], bytes| Entry { name, dtype, shape, bytes };
     let mut entries = [
         entry("a.weight", Dtype::I8, &[300, 1000], 300_000),
         entry("a.weight_scale", Dtype::F32, &[300, 1], 1200),
@@ -68,9 +53,7 @@ fn make(root: &Path, sha256: bool) -> PathBuf {
         pieces.into_iter().for_each(|(start, piece)| write(piece, start));
     }
     shard.sync().unwrap();
-    let blake3 = digest
-        .finish(|offset, out| shard.read_exact_at(out, offset))
-        .unwrap();
+    let blake3 = digest.finish(|offset, out| shard.read_exact_at(out, offset)).unwrap();
     let mut whole = vec![0; usize::try_from(plan.file_bytes).unwrap()];
     shard.read_exact_at(&mut whole, 0).unwrap();
     let digest_of = |bytes: &[u8]| {
@@ -83,34 +66,20 @@ fn make(root: &Path, sha256: bool) -> PathBuf {
 
     let small = |name: &str, bytes: &[u8]| {
         dir.write_whole(name, bytes).unwrap();
-        FileEntry {
-            path: name.to_owned(),
-            digest: digest_of(bytes),
-        }
+        FileEntry { path: name.to_owned(), digest: digest_of(bytes) }
     };
     let mut writer = DigestWriter::new(dir.writer("model.safetensors.index.json").unwrap(), sha256);
     let mut names = entries.each_ref().map(|e| e.name);
     names.sort_unstable();
-    write_index(
-        &mut writer,
-        302_202,
-        names.map(|name| (name, "model.safetensors")),
-    )
-    .unwrap();
+    write_index(&mut writer, 302_202, names.map(|name| (name, "model.safetensors"))).unwrap();
     let (writer, index_digest) = writer.into_parts();
     writer.finish().unwrap();
     let mut files = vec![
         small("config.json", b"{}\n"),
         small("silicast/plan.txt", b"plan\n"),
         small("empty.txt", b""),
-        FileEntry {
-            path: "model.safetensors".into(),
-            digest: shard_digest,
-        },
-        FileEntry {
-            path: "model.safetensors.index.json".into(),
-            digest: index_digest,
-        },
+        FileEntry { path: "model.safetensors".into(), digest: shard_digest },
+        FileEntry { path: "model.safetensors.index.json".into(), digest: index_digest },
     ];
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let head = Head {
@@ -141,11 +110,7 @@ fn make(root: &Path, sha256: bool) -> PathBuf {
 }
 
 fn failed(report: &VerifyReport) -> Vec<(&str, &str)> {
-    report
-        .failed
-        .iter()
-        .map(|f| (f.path.as_str(), f.reason.as_str()))
-        .collect()
+    report.failed.iter().map(|f| (f.path.as_str(), f.reason.as_str())).collect()
 }
 
 #[test]
@@ -154,14 +119,7 @@ fn a_finished_artifact_verifies_loads_and_is_world_readable() {
     let out = make(root.path(), true);
     for jobs in [0, 1, 3, 100] {
         let report = verify(&out, jobs).unwrap();
-        assert_eq!(
-            report,
-            VerifyReport {
-                files: 5,
-                failed: vec![],
-                signature: Signature::Absent
-            }
-        );
+        assert_eq!(report, VerifyReport { files: 5, failed: vec![], signature: Signature::Absent });
     }
     let json = serde_json::to_string(&verify(&out, 1).unwrap()).unwrap();
     assert_eq!(json, r#"{"files":5,"failed":[],"signature":"absent"}"#);
@@ -169,33 +127,16 @@ fn a_finished_artifact_verifies_loads_and_is_world_readable() {
     let read = safetensors::SafeTensors::deserialize(&file).unwrap();
     assert_eq!(read.tensor("a.weight").unwrap().data(), payload(300_000, 2));
     assert_eq!(read.tensor("a.weight_scale").unwrap().data(), payload(1200, 0));
-    let mut names: Vec<_> = std::fs::read_dir(&out)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    let expected = [
-        "config.json",
-        "empty.txt",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "silicast",
-    ];
+    let expected =
+        ["config.json", "empty.txt", "model.safetensors", "model.safetensors.index.json", "silicast"];
     assert_eq!(names, expected);
     for name in ["config.json", "model.safetensors", MANIFEST_PATH] {
-        assert_eq!(
-            std::fs::metadata(out.join(name)).unwrap().permissions().mode() & 0o7777,
-            0o644
-        );
+        assert_eq!(std::fs::metadata(out.join(name)).unwrap().permissions().mode() & 0o7777, 0o644);
     }
-    assert_eq!(
-        std::fs::metadata(out.join("silicast"))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o7777,
-        0o755
-    );
+    assert_eq!(std::fs::metadata(out.join("silicast")).unwrap().permissions().mode() & 0o7777, 0o755);
 }
 
 #[test]
@@ -203,11 +144,7 @@ fn two_makings_give_equal_bytes() {
     let roots = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [a, b] = roots.each_ref().map(|root| make(root.path(), false));
     for name in ["model.safetensors", "model.safetensors.index.json", MANIFEST_PATH] {
-        assert_eq!(
-            std::fs::read(a.join(name)).unwrap(),
-            std::fs::read(b.join(name)).unwrap(),
-            "{name}"
-        );
+        assert_eq!(std::fs::read(a.join(name)).unwrap(), std::fs::read(b.join(name)).unwrap(), "{name}");
     }
 }
 

@@ -61,11 +61,7 @@ pub struct Digester {
 impl Digester {
     /// Of nothing yet, with SHA-256 if `sha256`.
     pub fn new(sha256: bool) -> Self {
-        Self {
-            bytes: 0,
-            blake3: blake3::Hasher::new(),
-            sha256: sha256.then(Sha256::new),
-        }
+        Self { bytes: 0, blake3: blake3::Hasher::new(), sha256: sha256.then(Sha256::new) }
     }
 
     /// Appends `bytes` to what is hashed.
@@ -99,14 +95,29 @@ pub fn digest_of(
 ) -> Result<FileDigest> {
     let mut digester = Digester::new(sha256);
     while digester.bytes < len && !buffer.is_empty() {
-        let step = usize::try_from(len - digester.bytes)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let step = usize::try_from(len - digester.bytes).unwrap_or(usize::MAX).min(buffer.len());
         let part = &mut buffer[..step];
         read(digester.bytes, part)?;
         digester.update(part);
     }
     Ok(digester.finish())
+}
+
+/// SHA-256 of `len` bytes that `read(offset, buffer)` fills in order.
+///
+/// # Errors
+/// Whatever `read` fails with.
+pub fn sha256_of(len: u64, mut read: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let step = usize::try_from(len - at).unwrap_or(usize::MAX).min(buffer.len());
+        read(at, &mut buffer[..step])?;
+        hash.update(&buffer[..step]);
+        at += step as u64;
+    }
+    Ok(hash.finish())
 }
 
 /// A writer that digests what passes through it, so that a written file need not be read again.
@@ -119,10 +130,7 @@ pub struct DigestWriter<W> {
 impl<W: Write> DigestWriter<W> {
     /// Around `inner`, with SHA-256 if `sha256`.
     pub fn new(inner: W, sha256: bool) -> Self {
-        Self {
-            inner,
-            digester: Digester::new(sha256),
-        }
+        Self { inner, digester: Digester::new(sha256) }
     }
 
     /// The inner writer, not flushed, and the digest of what passed.
@@ -159,11 +167,7 @@ mod tests {
         assert_eq!(sha.finish(), SHA_ABC);
         assert_eq!(
             Digester::new(false).finish(),
-            FileDigest {
-                bytes: 0,
-                blake3: BLAKE3_EMPTY.into(),
-                sha256: None
-            }
+            FileDigest { bytes: 0, blake3: BLAKE3_EMPTY.into(), sha256: None }
         );
         assert!(is_hex_256(SHA_ABC) && !is_hex_256(&SHA_ABC.to_uppercase()) && !is_hex_256(&SHA_ABC[1..]));
     }

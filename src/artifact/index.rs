@@ -21,14 +21,11 @@ pub fn write_index<'a>(
     for (tensor, file) in weight_map {
         if last.is_some_and(|last| last >= tensor) {
             return Err(
-                Error::internal("index-order", "an index would list tensors out of order").tensor(tensor),
+                Error::internal("index-order", "an index would list tensors out of order").tensor(tensor)
             );
         }
         let comma = if last.is_some() { "," } else { "" };
-        write(
-            out,
-            &format!("{comma}\n    {}: {}", quoted(tensor)?, quoted(file)?),
-        )?;
+        write(out, &format!("{comma}\n    {}: {}", quoted(tensor)?, quoted(file)?))?;
         last = Some(tensor);
     }
     write(out, if last.is_some() { "\n  }\n}\n" } else { "}\n}\n" })
@@ -49,11 +46,8 @@ mod tests {
 
     #[test]
     fn the_text_is_what_serde_json_prints() {
-        for pairs in [
-            vec![],
-            vec![("a", "1.safetensors")],
-            vec![("A\"\n", "x"), ("a.10", "y"), ("a.2", "x")],
-        ] {
+        for pairs in [vec![], vec![("a", "1.safetensors")], vec![("A\"\n", "x"), ("a.10", "y"), ("a.2", "x")]]
+        {
             let mut out = Vec::new();
             write_index(&mut out, 12, pairs.iter().copied()).unwrap();
             let map: serde_json::Map<_, _> = pairs.iter().map(|&(t, f)| (t.to_owned(), f.into())).collect();
@@ -66,10 +60,7 @@ mod tests {
     #[test]
     fn disorder_is_refused() {
         for pairs in [[("b", "x"), ("a", "x")], [("a", "x"), ("a", "y")]] {
-            assert_eq!(
-                write_index(&mut Vec::new(), 0, pairs).unwrap_err().code(),
-                "index-order"
-            );
+            assert_eq!(write_index(&mut Vec::new(), 0, pairs).unwrap_err().code(), "index-order");
         }
     }
 }

@@ -36,10 +36,7 @@ pub struct Tool {
 impl Tool {
     /// This program.
     pub fn this() -> Self {
-        Self {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
+        Self { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
     }
 }
 
@@ -141,34 +138,21 @@ pub fn write_manifest(
         scheme: &head.scheme,
         recipe: &head.recipe,
         plan_digest: format!("blake3:{}", head.plan_digest),
-        source: Files {
-            files: Stream::new(sources),
-        },
-        output: Files {
-            files: Stream::new(outputs),
-        },
+        source: Files { files: Stream::new(sources) },
+        output: Files { files: Stream::new(outputs) },
         tensors: Stream::new(tensors),
         config_patch,
     };
     let failed = |e: serde_json::Error| {
         if e.is_io() {
-            Error::io(
-                "cannot write the manifest",
-                std::path::Path::new(MANIFEST_PATH),
-                e.into(),
-            )
+            Error::io("cannot write the manifest", std::path::Path::new(MANIFEST_PATH), e.into())
         } else {
             Error::internal("manifest-order", "a manifest cannot be written").found(e)
         }
     };
     serde_json::to_writer_pretty(&mut *out, &document).map_err(failed)?;
-    out.write_all(b"\n").map_err(|e| {
-        Error::io(
-            "cannot write the manifest",
-            std::path::Path::new(MANIFEST_PATH),
-            e,
-        )
-    })
+    out.write_all(b"\n")
+        .map_err(|e| Error::io("cannot write the manifest", std::path::Path::new(MANIFEST_PATH), e))
 }
 
 /// What orders the entries of a list.
@@ -206,10 +190,7 @@ impl<T: Serialize + Keyed, I: Iterator<Item = T>> Serialize for Stream<I> {
         let mut last: Option<T> = None;
         for entry in list {
             if last.as_ref().is_some_and(|last| last.key() >= entry.key()) {
-                return Err(S::Error::custom(format_args!(
-                    "out of order at {:?}",
-                    entry.key()
-                )));
+                return Err(S::Error::custom(format_args!("out of order at {:?}", entry.key())));
             }
             seq.serialize_element(&entry)?;
             last = Some(entry);
@@ -267,20 +248,11 @@ pub fn read_manifest(input: impl Read, tensors: bool) -> Result<Manifest> {
         let d: Document<T> = serde_json::from_reader(std::io::BufReader::with_capacity(256 << 10, input))
             .map_err(|e| broken("JSON with the keys of schema_version 1", &e))?;
         if d.schema_version != SCHEMA_VERSION {
-            return Err(
-                broken(&format!("schema_version {SCHEMA_VERSION}"), &d.schema_version)
-                    .fix("use the version of silicast that made this artifact, or a newer one"),
-            );
+            return Err(broken(&format!("schema_version {SCHEMA_VERSION}"), &d.schema_version)
+                .fix("use the version of silicast that made this artifact, or a newer one"));
         }
-        let Some(plan_digest) = d
-            .plan_digest
-            .strip_prefix("blake3:")
-            .filter(|hex| is_hex_256(hex))
-        else {
-            return Err(broken(
-                "plan_digest: blake3: and 64 hexadecimal digits",
-                &d.plan_digest,
-            ));
+        let Some(plan_digest) = d.plan_digest.strip_prefix("blake3:").filter(|hex| is_hex_256(hex)) else {
+            return Err(broken("plan_digest: blake3: and 64 hexadecimal digits", &d.plan_digest));
         };
         let plan_digest = plan_digest.to_owned();
         let head = Head {
@@ -301,11 +273,7 @@ pub fn read_manifest(input: impl Read, tensors: bool) -> Result<Manifest> {
         check_files(&manifest)?;
         Ok(manifest)
     }
-    if tensors {
-        parse::<Tensors>(input)
-    } else {
-        parse::<Nothing>(input)
-    }
+    if tensors { parse::<Tensors>(input) } else { parse::<Nothing>(input) }
 }
 
 fn broken(expected: &str, found: &dyn fmt::Display) -> Error {
@@ -319,29 +287,16 @@ fn broken(expected: &str, found: &dyn fmt::Display) -> Error {
 fn check_files(manifest: &Manifest) -> Result<()> {
     for file in manifest.sources.iter().chain(&manifest.outputs) {
         check_relative(&file.path).map_err(|_| {
-            broken(
-                "relative paths of a few plain components",
-                &format_args!("{:?}", file.path),
-            )
+            broken("relative paths of a few plain components", &format_args!("{:?}", file.path))
         })?;
         let digests_fit =
             is_hex_256(&file.digest.blake3) && file.digest.sha256.as_deref().is_none_or(is_hex_256);
         if !digests_fit {
-            return Err(broken(
-                "digests of 64 hexadecimal digits",
-                &format_args!("{:?}", file.path),
-            ));
+            return Err(broken("digests of 64 hexadecimal digits", &format_args!("{:?}", file.path)));
         }
     }
-    match manifest
-        .outputs
-        .iter()
-        .find(|f| f.path == MANIFEST_PATH || f.path == SIGNATURE_PATH)
-    {
-        Some(file) => Err(broken(
-            "every file but the manifest and the signature",
-            &file.path,
-        )),
+    match manifest.outputs.iter().find(|f| f.path == MANIFEST_PATH || f.path == SIGNATURE_PATH) {
+        Some(file) => Err(broken("every file but the manifest and the signature", &file.path)),
         None => Ok(()),
     }
 }
@@ -380,15 +335,9 @@ mod tests {
     use super::*;
 
     fn file(path: &str, sha256: bool) -> FileEntry {
-        let digest = FileDigest {
-            bytes: 5,
-            blake3: "ab".repeat(32),
-            sha256: sha256.then(|| "01".repeat(32)),
-        };
-        FileEntry {
-            path: path.to_owned(),
-            digest,
-        }
+        let digest =
+            FileDigest { bytes: 5, blake3: "ab".repeat(32), sha256: sha256.then(|| "01".repeat(32)) };
+        FileEntry { path: path.to_owned(), digest }
     }
 
     fn sample() -> Manifest {
@@ -400,9 +349,7 @@ mod tests {
             sources: vec!["s".to_owned(), "t".to_owned()],
             reason: reason.map(str::to_owned),
         };
-        let Value::Object(recipe) = serde_json::json!({"scheme": "W8A8", "ignore": []}) else {
-            panic!()
-        };
+        let Value::Object(recipe) = serde_json::json!({"scheme": "W8A8", "ignore": []}) else { panic!() };
         Manifest {
             head: Head {
                 tool: Tool::this(),
@@ -432,13 +379,7 @@ mod tests {
         let text = text(&manifest).unwrap();
         assert_eq!(read_manifest(text.as_bytes(), true).unwrap(), manifest);
         let without = read_manifest(text.as_bytes(), false).unwrap();
-        assert_eq!(
-            without,
-            Manifest {
-                tensors: vec![],
-                ..manifest
-            }
-        );
+        assert_eq!(without, Manifest { tensors: vec![], ..manifest });
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string_pretty(&value).unwrap() + "\n", text);
         let keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
@@ -465,10 +406,7 @@ mod tests {
         let good = text(&sample()).unwrap();
         let cases = [
             (r#""schema_version": 1"#, r#""schema_version": 2"#),
-            (
-                r#""schema_version": 1"#,
-                r#""schema_version": 1, "schema_version": 1"#,
-            ),
+            (r#""schema_version": 1"#, r#""schema_version": 1, "schema_version": 1"#),
             (r#""schema_version": 1,"#, ""),
             (r#""target""#, r#""targe""#),
             ("blake3:0f", "blake3:0F"),
@@ -490,22 +428,10 @@ mod tests {
             let bad = good.replacen(from, to, 1);
             assert_ne!(bad, good, "{from}");
             let error = read_manifest(bad.as_bytes(), false).unwrap_err();
-            assert_eq!(
-                (error.code(), error.class().exit_code()),
-                ("manifest", 4),
-                "{from} -> {to}"
-            );
+            assert_eq!((error.code(), error.class().exit_code()), ("manifest", 4), "{from} -> {to}");
         }
-        for bad in [
-            good.clone() + "x",
-            String::new(),
-            "[]".to_owned(),
-            "[".repeat(100_000),
-        ] {
-            assert_eq!(
-                read_manifest(bad.as_bytes(), true).unwrap_err().code(),
-                "manifest"
-            );
+        for bad in [good.clone() + "x", String::new(), "[]".to_owned(), "[".repeat(100_000)] {
+            assert_eq!(read_manifest(bad.as_bytes(), true).unwrap_err().code(), "manifest");
         }
         for end in 0..good.len() - 2 {
             assert!(read_manifest(&good.as_bytes()[..end], true).is_err(), "{end}");

@@ -6,6 +6,6 @@
 pub mod digest;
 pub mod index;
 pub mod manifest;
-pub mod shard;
+pub mod side;
 pub mod tree_digest;
 pub mod verify;

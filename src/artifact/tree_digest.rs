@@ -38,10 +38,7 @@ pub struct TreeDigest {
 impl TreeDigest {
     /// For a file of `len` bytes.
     pub fn new(len: u64) -> Self {
-        Self {
-            len,
-            nodes: Mutex::default(),
-        }
+        Self { len, nodes: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Node>> {
@@ -53,14 +50,11 @@ impl TreeDigest {
     /// # Errors
     /// Class Internal: the piece reaches past the end of the file.
     pub fn add(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let end = offset
-            .checked_add(bytes.len() as u64)
-            .filter(|&end| end <= self.len)
-            .ok_or_else(|| {
-                Error::internal("digest-range", "a piece of a file reaches past its end")
-                    .expected(format!("at most {} bytes", self.len))
-                    .found(format!("{} bytes at {offset}", bytes.len()))
-            })?;
+        let end = offset.checked_add(bytes.len() as u64).filter(|&end| end <= self.len).ok_or_else(|| {
+            Error::internal("digest-range", "a piece of a file reaches past its end")
+                .expected(format!("at most {} bytes", self.len))
+                .found(format!("{} bytes at {offset}", bytes.len()))
+        })?;
         let mut hashed = Vec::new();
         hash_inside(0, self.len, true, offset, end, bytes, &mut hashed);
         let mut nodes = self.lock();
@@ -90,9 +84,7 @@ impl TreeDigest {
         let left = left_subtree_len(self.len);
         let left_value = value_of(&nodes, 0, left, &mut buffer, &mut read)?;
         let right_value = value_of(&nodes, left, self.len - left, &mut buffer, &mut read)?;
-        Ok(hex(
-            merge_subtrees_root(&left_value, &right_value, Mode::Hash).as_bytes()
-        ))
+        Ok(hex(merge_subtrees_root(&left_value, &right_value, Mode::Hash).as_bytes()))
     }
 }
 
@@ -115,10 +107,7 @@ fn hash_inside(
         let from = usize::try_from(at - start).unwrap_or(usize::MAX);
         let to = usize::try_from(at + len - start).unwrap_or(usize::MAX);
         if let Some(part) = bytes.get(from..to) {
-            let value = Hasher::new()
-                .set_input_offset(at)
-                .update(part)
-                .finalize_non_root();
+            let value = Hasher::new().set_input_offset(at).update(part).finalize_non_root();
             out.push((at, Node { len, value }));
         }
     } else if len > LEAF {
@@ -131,11 +120,7 @@ fn hash_inside(
 /// Stores a node and merges it with its sibling, and that parent with its sibling, as far as they are known.
 fn insert(nodes: &mut BTreeMap<u64, Node>, file_len: u64, at: u64, node: Node) {
     let end = at + node.len;
-    if nodes
-        .range(..=at)
-        .next_back()
-        .is_some_and(|(&o, n)| o + n.len >= end)
-    {
+    if nodes.range(..=at).next_back().is_some_and(|(&o, n)| o + n.len >= end) {
         return; // Known already, as part of a larger node or as itself.
     }
     // Smaller nodes inside this one, from a piece that was added before.
@@ -149,11 +134,7 @@ fn insert(nodes: &mut BTreeMap<u64, Node>, file_len: u64, at: u64, node: Node) {
     while (o, n) != (at, node.len) && n > LEAF {
         path.push((o, n));
         let left = left_subtree_len(n);
-        (o, n) = if at < o + left {
-            (o, left)
-        } else {
-            (o + left, n - left)
-        };
+        (o, n) = if at < o + left { (o, left) } else { (o + left, n - left) };
     }
     for &(o, n) in path.iter().skip(1).rev() {
         let left_len = left_subtree_len(n);
@@ -220,9 +201,7 @@ mod tests {
         let mut state = 0x9e37_79b9_7f4a_7c15u64 ^ len as u64;
         (0..len)
             .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 (state >> 56) as u8
             })
             .collect()
@@ -244,14 +223,7 @@ mod tests {
 
     fn lengths() -> Vec<usize> {
         let mut all = vec![0, 1, 1023, 1024, 1025, 2047, 2048, 2049, 3073];
-        for base in [
-            64 << 10,
-            128 << 10,
-            192 << 10,
-            1 << 20,
-            (1 << 20) + (64 << 10),
-            3 << 20,
-        ] {
+        for base in [64 << 10, 128 << 10, 192 << 10, 1 << 20, (1 << 20) + (64 << 10), 3 << 20] {
             all.extend([
                 base - 1025,
                 base - 1024,
@@ -271,11 +243,7 @@ mod tests {
         for len in lengths() {
             let data = data(len);
             let expected = blake3::hash(&data).to_hex().to_string();
-            assert_eq!(
-                finish(&TreeDigest::new(len as u64), &data),
-                (expected.clone(), len as u64),
-                "{len}"
-            );
+            assert_eq!(finish(&TreeDigest::new(len as u64), &data), (expected.clone(), len as u64), "{len}");
             let whole = TreeDigest::new(len as u64);
             whole.add(0, &data).unwrap();
             let (digest, read) = finish(&whole, &data);
@@ -290,11 +258,7 @@ mod tests {
                 }
                 assert_eq!(
                     tree.missing(),
-                    if len as u64 <= LEAF {
-                        len as u64
-                    } else {
-                        finish(&tree, &data).1
-                    }
+                    if len as u64 <= LEAF { len as u64 } else { finish(&tree, &data).1 }
                 );
                 assert_eq!(finish(&tree, &data).0, expected, "{len} by {step}");
             }
@@ -310,10 +274,7 @@ mod tests {
             tree.add((i << 20) as u64, &data[i << 20..(i + 1) << 20]).unwrap();
         }
         assert_eq!(tree.lock().len(), 2);
-        assert_eq!(
-            finish(&tree, &data),
-            (blake3::hash(&data).to_hex().to_string(), 0)
-        );
+        assert_eq!(finish(&tree, &data), (blake3::hash(&data).to_hex().to_string(), 0));
     }
 
     #[test]

@@ -75,10 +75,7 @@ pub fn verify(dir: &Path, jobs: usize) -> Result<VerifyReport> {
             let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
             match result {
                 Ok(None) => {}
-                Ok(Some(reason)) => outcome.0.push(Failed {
-                    path: file.path.clone(),
-                    reason,
-                }),
+                Ok(Some(reason)) => outcome.0.push(Failed { path: file.path.clone(), reason }),
                 Err(error) => {
                     outcome.1.get_or_insert(error);
                     next.store(files.len(), Ordering::Relaxed);
@@ -99,16 +96,8 @@ pub fn verify(dir: &Path, jobs: usize) -> Result<VerifyReport> {
     let signed = folder.kind_of(SIGNATURE_PATH)? == Some(Kind::File);
     find_foreign(&folder, None, files, &mut failed)?;
     failed.sort();
-    let signature = if signed {
-        Signature::Invalid
-    } else {
-        Signature::Absent
-    };
-    Ok(VerifyReport {
-        files: files.len() as u64,
-        failed,
-        signature,
-    })
+    let signature = if signed { Signature::Invalid } else { Signature::Absent };
+    Ok(VerifyReport { files: files.len() as u64, failed, signature })
 }
 
 fn no_manifest(dir: &Path, found: &str) -> Error {
@@ -132,22 +121,15 @@ fn check_file(folder: &Confined, entry: &FileEntry, buffer: &mut [u8]) -> Result
         Lookup::Other(kind) => return Ok(Some(format!("not a regular file: {}", kind.text()))),
     };
     if len != expected.bytes {
-        return Ok(Some(format!(
-            "changed: {len} bytes instead of {}",
-            expected.bytes
-        )));
+        return Ok(Some(format!("changed: {len} bytes instead of {}", expected.bytes)));
     }
     let path = folder.path().join(&entry.path);
     advise_sequential(&file);
     let found = digest_of(len, expected.sha256.is_some(), buffer, |offset, out| {
-        file.read_exact_at(out, offset)
-            .map_err(|e| Error::io("cannot read", &path, e))
+        file.read_exact_at(out, offset).map_err(|e| Error::io("cannot read", &path, e))
     })?;
     if found.blake3 != expected.blake3 {
-        return Ok(Some(format!(
-            "changed: blake3 {} instead of {}",
-            found.blake3, expected.blake3
-        )));
+        return Ok(Some(format!("changed: blake3 {} instead of {}", found.blake3, expected.blake3)));
     }
     match (&found.sha256, &expected.sha256) {
         (Some(found), Some(expected)) if found != expected => {
@@ -175,11 +157,7 @@ fn find_foreign(
 ) -> Result<()> {
     let mut folders: BTreeSet<&str> = BTreeSet::from(["silicast"]);
     for file in files {
-        folders.extend(
-            file.path
-                .match_indices('/')
-                .filter_map(|(at, _)| file.path.get(..at)),
-        );
+        folders.extend(file.path.match_indices('/').filter_map(|(at, _)| file.path.get(..at)));
     }
     foreign_in(folder, sub, files, &folders, failed)
 }
@@ -204,15 +182,9 @@ fn foreign_in(
         if utf8 && (listed || ((path == MANIFEST_PATH || path == SIGNATURE_PATH) && !named.folder)) {
             continue;
         }
-        let reason = if named.folder {
-            "foreign folder: not in the manifest"
-        } else {
-            "foreign: not in the manifest"
-        };
-        failed.push(Failed {
-            path,
-            reason: reason.to_owned(),
-        });
+        let reason =
+            if named.folder { "foreign folder: not in the manifest" } else { "foreign: not in the manifest" };
+        failed.push(Failed { path, reason: reason.to_owned() });
     }
     Ok(())
 }

@@ -124,13 +124,12 @@ impl Mismatch {
         let fix = "run with --restart to discard the unfinished output, or repeat the command that began it";
         let usage = |what: &str| Error::usage("resume-mismatch", what);
         match self {
-            Mismatch::Source(name) => Error::input(
-                "source-changed",
-                "a source file changed since this output was begun",
-            )
-            .file(name)
-            .found(format!("unfinished work in {}", dir.path().display()))
-            .fix("run with --restart to convert the source as it is now"),
+            Mismatch::Source(name) => {
+                Error::input("source-changed", "a source file changed since this output was begun")
+                    .file(name)
+                    .found(format!("unfinished work in {}", dir.path().display()))
+                    .fix("run with --restart to convert the source as it is now")
+            }
             Mismatch::Tool { found } => {
                 usage("the unfinished output was begun by another version of silicast")
                     .file(dir.path().display())
@@ -186,11 +185,7 @@ pub fn slice_of(name: &str) -> Option<Option<(u32, u32)>> {
 /// # Errors
 /// Class Io.
 pub fn list(dir: &OutputDir) -> Result<Vec<String>> {
-    Ok(dir
-        .names()?
-        .into_iter()
-        .filter(|name| slice_of(name).is_some())
-        .collect())
+    Ok(dir.names()?.into_iter().filter(|name| slice_of(name).is_some()).collect())
 }
 
 /// Removes all journals: the output is complete.
@@ -209,9 +204,7 @@ pub fn read(dir: &OutputDir, name: &str) -> Result<Option<(Header, Vec<Entry>)>>
     let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else {
         return Ok(None);
     };
-    Ok(parse(&bytes)
-        .map_err(|e| e.file(dir.path().join(name).display()))?
-        .content)
+    Ok(parse(&bytes).map_err(|e| e.file(dir.path().join(name).display()))?.content)
 }
 
 struct Parsed {
@@ -223,16 +216,9 @@ struct Parsed {
 fn parse(bytes: &[u8]) -> Result<Parsed> {
     // What follows the last newline is a torn line, even if it happens to parse.
     let complete = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    let mut lines = bytes
-        .get(..complete)
-        .unwrap_or_default()
-        .split_inclusive(|&b| b == b'\n')
-        .zip(1u64..);
+    let mut lines = bytes.get(..complete).unwrap_or_default().split_inclusive(|&b| b == b'\n').zip(1u64..);
     let Some((first, _)) = lines.next() else {
-        return Ok(Parsed {
-            content: None,
-            complete: 0,
-        });
+        return Ok(Parsed { content: None, complete: 0 });
     };
     let header: Header = serde_json::from_slice(first).map_err(|e| malformed(1, &e))?;
     let mut entries = Vec::new();
@@ -243,10 +229,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed> {
         }
         entries.push(entry);
     }
-    Ok(Parsed {
-        content: Some((header, entries)),
-        complete: complete as u64,
-    })
+    Ok(Parsed { content: Some((header, entries)), complete: complete as u64 })
 }
 
 fn malformed(line: u64, found: &dyn fmt::Display) -> Error {
@@ -258,20 +241,13 @@ fn malformed(line: u64, found: &dyn fmt::Display) -> Error {
 
 fn compare(found: &Header, wanted: &Header) -> Option<Mismatch> {
     if found.schema != wanted.schema || found.tool != wanted.tool {
-        return Some(Mismatch::Tool {
-            found: found.tool.clone(),
-        });
+        return Some(Mismatch::Tool { found: found.tool.clone() });
     }
     if found.slice != wanted.slice {
         return Some(Mismatch::Slice);
     }
     // The source before the plan: a changed source changes the plan too, and the cause is what helps.
-    let changed = found
-        .sources
-        .iter()
-        .zip(&wanted.sources)
-        .find(|(a, b)| a != b)
-        .map(|(_, b)| b);
+    let changed = found.sources.iter().zip(&wanted.sources).find(|(a, b)| a != b).map(|(_, b)| b);
     let rest = found.sources.get(wanted.sources.len()..).unwrap_or_default();
     let more = wanted.sources.get(found.sources.len()..).unwrap_or_default();
     if let Some(source) = changed.or_else(|| rest.first()).or_else(|| more.first()) {
@@ -292,20 +268,14 @@ impl Journal {
         let parsed = parse(bytes.as_deref().unwrap_or_default())
             .map_err(|e| e.file(dir.path().join(&name).display()))?;
         drop(bytes);
-        if let Some(mismatch) = parsed
-            .content
-            .as_ref()
-            .and_then(|(found, _)| compare(found, header))
-        {
+        if let Some(mismatch) = parsed.content.as_ref().and_then(|(found, _)| compare(found, header)) {
             return Ok(Opened::Mismatch(mismatch));
         }
         let file = dir.open_append(&name)?;
         if present != parsed.complete {
             file.set_len(parsed.complete)?;
         }
-        let journal = Journal {
-            file: Mutex::new((file, false)),
-        };
+        let journal = Journal { file: Mutex::new((file, false)) };
         let entries = match parsed.content {
             Some((_, entries)) => entries,
             None => {
@@ -385,9 +355,7 @@ mod tests {
 
     fn setup() -> (tempfile::TempDir, OutputDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
-        let dir = OutputDir::create_or_open(&root.path().join("o.partial"))
-            .unwrap()
-            .0;
+        let dir = OutputDir::create_or_open(&root.path().join("o.partial")).unwrap().0;
         let path = dir.path().join("journal.ndjson");
         (root, dir, path)
     }
@@ -427,22 +395,14 @@ mod tests {
         (0..3).for_each(|i| journal.append(&entry(i)).unwrap());
         drop(journal);
         let whole = std::fs::read(&path).unwrap();
-        let ends: Vec<_> = whole
-            .iter()
-            .enumerate()
-            .filter(|&(_, &b)| b == b'\n')
-            .map(|(i, _)| i + 1)
-            .collect();
+        let ends: Vec<_> =
+            whole.iter().enumerate().filter(|&(_, &b)| b == b'\n').map(|(i, _)| i + 1).collect();
         for len in 0..=whole.len() {
             std::fs::write(&path, &whole[..len]).unwrap();
             let (journal, entries) = ready(&dir, &header());
             // The header is one complete line, the rest entries.
             let expected = ends.iter().filter(|&&end| end <= len).count().saturating_sub(1);
-            assert_eq!(
-                entries,
-                (0..3).take(expected).map(entry).collect::<Vec<_>>(),
-                "{len}"
-            );
+            assert_eq!(entries, (0..3).take(expected).map(entry).collect::<Vec<_>>(), "{len}");
             journal.append(&entry(9)).unwrap();
             drop(journal);
             let (_, entries) = ready(&dir, &header());
@@ -488,10 +448,7 @@ mod tests {
             );
         }
         std::fs::write(&path, format!("{good}\n{good}\n")).unwrap();
-        assert_eq!(
-            Journal::open_or_create(&dir, &header()).unwrap_err().code(),
-            "journal"
-        );
+        assert_eq!(Journal::open_or_create(&dir, &header()).unwrap_err().code(), "journal");
     }
 
     #[test]
@@ -510,10 +467,7 @@ mod tests {
             }
         };
         let here = env!("CARGO_PKG_VERSION").to_owned();
-        assert_eq!(
-            change(&|h| h.tool = "9".into()),
-            Mismatch::Tool { found: here.clone() }
-        );
+        assert_eq!(change(&|h| h.tool = "9".into()), Mismatch::Tool { found: here.clone() });
         assert_eq!(change(&|h| h.schema = 9), Mismatch::Tool { found: here });
         assert_eq!(change(&|h| h.plan = "cd".repeat(32)), Mismatch::Plan);
         let b = Mismatch::Source("b\n.safetensors".into());
@@ -536,14 +490,7 @@ mod tests {
             assert!(error.to_string().contains("--restart"));
             (error.class().exit_code(), error.code())
         });
-        assert_eq!(
-            codes,
-            [
-                (4, "source-changed"),
-                (2, "resume-mismatch"),
-                (2, "resume-mismatch")
-            ]
-        );
+        assert_eq!(codes, [(4, "source-changed"), (2, "resume-mismatch"), (2, "resume-mismatch")]);
     }
 
     #[test]
@@ -556,11 +503,7 @@ mod tests {
         }
         dir.write_whole("journal.x.ndjson", b"").unwrap();
         assert_eq!(slice_of("journal.11-of-10.ndjson"), None);
-        let names = [
-            "journal.1-of-10.ndjson",
-            "journal.10-of-10.ndjson",
-            "journal.ndjson",
-        ];
+        let names = ["journal.1-of-10.ndjson", "journal.10-of-10.ndjson", "journal.ndjson"];
         assert_eq!(list(&dir).unwrap(), names);
         remove_all(&dir).unwrap();
         assert_eq!(dir.names().unwrap(), ["journal.x.ndjson"]);
@@ -579,12 +522,7 @@ mod tests {
         });
         let mut tasks: Vec<_> = ready(&dir, &header()).1.iter().map(|e| e.task).collect();
         tasks.sort_unstable();
-        assert_eq!(
-            tasks,
-            (0..4)
-                .flat_map(|t| (0..200).map(move |i| t * 1000 + i))
-                .collect::<Vec<_>>()
-        );
+        assert_eq!(tasks, (0..4).flat_map(|t| (0..200).map(move |i| t * 1000 + i)).collect::<Vec<_>>());
     }
 
     #[test]

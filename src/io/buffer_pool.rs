@@ -51,16 +51,10 @@ impl Region {
     /// Maps `cap` zeroed bytes, aligned to 2 MiB when there are that many.
     fn map(cap: usize) -> rustix::io::Result<Self> {
         if cap == 0 {
-            return Ok(Self {
-                ptr: NonNull::dangling(),
-                cap,
-            });
+            return Ok(Self { ptr: NonNull::dangling(), cap });
         }
         let align = if cap >= HUGE { HUGE } else { 1 };
-        let total = cap
-            .checked_add(align - 1)
-            .ok_or(rustix::io::Errno::NOMEM)?
-            .next_multiple_of(SMALLEST);
+        let total = cap.checked_add(align - 1).ok_or(rustix::io::Errno::NOMEM)?.next_multiple_of(SMALLEST);
         #[expect(
             unsafe_code,
             reason = "mmap is the way to memory that the kernel zeroes lazily and in huge pages"
@@ -176,13 +170,7 @@ impl BufferPool {
     /// A pool that maps at most `budget` bytes at a time.
     pub fn new(budget: usize) -> Self {
         let state = Mutex::new(State::default());
-        Self {
-            shared: Arc::new(Shared {
-                budget,
-                state,
-                changed: Condvar::new(),
-            }),
-        }
+        Self { shared: Arc::new(Shared { budget, state, changed: Condvar::new() }) }
     }
 
     /// The budget in bytes.
@@ -209,21 +197,14 @@ impl BufferPool {
     pub fn take(&self, lens: &[usize]) -> Result<Buffers> {
         let shared = &self.shared;
         let classes: Option<Vec<usize>> = lens.iter().map(|&len| class_size(len)).collect();
-        let need = classes
-            .as_ref()
-            .and_then(|c| c.iter().try_fold(0usize, |sum, &c| sum.checked_add(c)));
+        let need = classes.as_ref().and_then(|c| c.iter().try_fold(0usize, |sum, &c| sum.checked_add(c)));
         let (classes, need) = match (classes, need) {
             (Some(classes), Some(need)) if need <= shared.budget => (classes, need),
             (_, need) => {
-                return Err(
-                    Error::usage("memory-budget", "the memory budget cannot hold one tile")
-                        .expected(format!(
-                            "a budget of {} bytes or more",
-                            need.unwrap_or(usize::MAX)
-                        ))
-                        .found(format!("{} bytes", shared.budget))
-                        .fix("raise --memory"),
-                );
+                return Err(Error::usage("memory-budget", "the memory budget cannot hold one tile")
+                    .expected(format!("a budget of {} bytes or more", need.unwrap_or(usize::MAX)))
+                    .found(format!("{} bytes", shared.budget))
+                    .fix("raise --memory"));
             }
         };
         let mut state = shared.lock();
@@ -245,11 +226,7 @@ impl BufferPool {
                 .found(std::io::Error::from(e))
                 .fix("lower --memory, or free memory and run the same command again")
         })?;
-        Ok(Buffers {
-            regions,
-            lens: lens.to_vec(),
-            shared: Arc::clone(shared),
-        })
+        Ok(Buffers { regions, lens: lens.to_vec(), shared: Arc::clone(shared) })
     }
 
     /// Wakes every waiter with an error and refuses every later [`Self::take`]: the run failed or was interrupted.
@@ -360,10 +337,7 @@ mod tests {
         for len in (1..64 << 20).step_by(10_007) {
             let class = class_size(len).unwrap();
             assert!(class >= len && class.is_multiple_of(SMALLEST));
-            assert!(
-                class - len < SMALLEST || (class - len) * 4 <= len,
-                "{len} {class}"
-            );
+            assert!(class - len < SMALLEST || (class - len) * 4 <= len, "{len} {class}");
             assert_eq!(class_size(class), Some(class));
             classes.insert(class);
         }
@@ -385,10 +359,7 @@ mod tests {
         assert!(a.iter().all(|&x| x == 1) && d.iter().all(|&x| x == 2));
         let address = a.as_ptr().addr();
         assert!(buffers.array_mut::<3>().is_none());
-        assert_eq!(
-            (buffers.count(), buffers.get(1)[99], buffers.get(9).len()),
-            (4, 3, 0)
-        );
+        assert_eq!((buffers.count(), buffers.get(1)[99], buffers.get(9).len()), (4, 3, 0));
         drop(buffers);
         assert_eq!(pool.outstanding(), 0);
         let again = pool.take(&[5 << 20]).unwrap();
@@ -399,12 +370,8 @@ mod tests {
     #[test]
     fn more_than_the_budget_is_an_error_and_not_a_hang() {
         let pool = BufferPool::new(8 << 20);
-        for lens in [
-            &[9 << 20][..],
-            &[5 << 20, 4 << 20],
-            &[usize::MAX],
-            &[usize::MAX / 2, usize::MAX / 2, 9],
-        ] {
+        for lens in [&[9 << 20][..], &[5 << 20, 4 << 20], &[usize::MAX], &[usize::MAX / 2, usize::MAX / 2, 9]]
+        {
             let error = pool.take(lens).unwrap_err();
             assert_eq!((error.code(), error.class()), ("memory-budget", Class::Usage));
         }
@@ -435,11 +402,8 @@ mod tests {
                 let (pool, held) = (&pool, &held);
                 scope.spawn(move || {
                     for round in 0..60usize {
-                        let lens = [
-                            1 + (round * 7919 + usize::from(id) * 104_729) % (5 << 20),
-                            70_000,
-                            round,
-                        ];
+                        let lens =
+                            [1 + (round * 7919 + usize::from(id) * 104_729) % (5 << 20), 70_000, round];
                         let mut buffers = pool.take(&lens).unwrap();
                         let capacity: usize = lens.iter().map(|&l| class_size(l).unwrap()).sum();
                         assert!(held.fetch_add(capacity, Ordering::SeqCst) + capacity <= BUDGET);

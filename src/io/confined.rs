@@ -84,11 +84,9 @@ pub fn check_relative(path: &str) -> Result<Vec<&str>> {
             && !part.chars().any(char::is_control)
     };
     if parts.len() > MAX_COMPONENTS || !parts.iter().all(plain) {
-        return Err(
-            Error::input("hostile-path", "a path that is not confined to its folder")
-                .expected(format!("1 to {MAX_COMPONENTS} plain components"))
-                .found(quote(path, 120)),
-        );
+        return Err(Error::input("hostile-path", "a path that is not confined to its folder")
+            .expected(format!("1 to {MAX_COMPONENTS} plain components"))
+            .found(quote(path, 120)));
     }
     Ok(parts)
 }
@@ -116,10 +114,7 @@ impl Confined {
     pub fn open(path: &Path) -> Result<Self> {
         let fd =
             open_folder(CWD, path, false).map_err(|e| Error::io("cannot open the folder", path, e.into()))?;
-        Ok(Self {
-            fd,
-            path: path.to_owned(),
-        })
+        Ok(Self { fd, path: path.to_owned() })
     }
 
     pub(super) fn from_fd(fd: OwnedFd, path: PathBuf) -> Self {
@@ -213,10 +208,7 @@ impl Confined {
         };
         let stat = rustix::fs::fstat(&fd).map_err(|e| self.io_error("cannot examine the file", name, e))?;
         match kind(&stat) {
-            Kind::File => Ok(Lookup::File(
-                File::from(fd),
-                u64::try_from(stat.st_size).unwrap_or(0),
-            )),
+            Kind::File => Ok(Lookup::File(File::from(fd), u64::try_from(stat.st_size).unwrap_or(0))),
             other => Ok(Lookup::Other(other)),
         }
     }
@@ -253,10 +245,7 @@ impl Confined {
                 }
                 _ => false,
             };
-            names.push(Named {
-                name: name.to_vec(),
-                folder,
-            });
+            names.push(Named { name: name.to_vec(), folder });
         }
         names.sort();
         Ok(names)
@@ -288,16 +277,9 @@ mod tests {
             &"x".repeat(256),
         ] {
             let error = check_relative(bad).unwrap_err();
-            assert_eq!(
-                (error.code(), error.class().exit_code()),
-                ("hostile-path", 4),
-                "{bad:?}"
-            );
+            assert_eq!((error.code(), error.class().exit_code()), ("hostile-path", 4), "{bad:?}");
         }
-        assert_eq!(
-            check_relative("silicast/kernels/a.npy").unwrap(),
-            ["silicast", "kernels", "a.npy"]
-        );
+        assert_eq!(check_relative("silicast/kernels/a.npy").unwrap(), ["silicast", "kernels", "a.npy"]);
         assert_eq!(check_relative("..a").unwrap(), ["..a"]);
     }
 
@@ -312,39 +294,15 @@ mod tests {
         symlink("sub", at("dirlink")).unwrap();
         rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let confined = Confined::open(dir.path()).unwrap();
-        assert!(matches!(
-            confined.open_regular("real").unwrap(),
-            Lookup::File(_, 5)
-        ));
-        assert!(matches!(
-            confined.open_regular("sub/inner").unwrap(),
-            Lookup::File(_, 1)
-        ));
-        assert!(matches!(
-            confined.open_regular("link").unwrap(),
-            Lookup::Other(Kind::Link)
-        ));
-        assert!(matches!(
-            confined.open_regular("dirlink/inner").unwrap(),
-            Lookup::Other(Kind::Link)
-        ));
-        assert!(matches!(
-            confined.open_regular("real/inner").unwrap(),
-            Lookup::Other(Kind::File)
-        ));
-        assert!(matches!(
-            confined.open_regular("fifo").unwrap(),
-            Lookup::Other(Kind::Special)
-        ));
-        assert!(matches!(
-            confined.open_regular("sub").unwrap(),
-            Lookup::Other(Kind::Folder)
-        ));
+        assert!(matches!(confined.open_regular("real").unwrap(), Lookup::File(_, 5)));
+        assert!(matches!(confined.open_regular("sub/inner").unwrap(), Lookup::File(_, 1)));
+        assert!(matches!(confined.open_regular("link").unwrap(), Lookup::Other(Kind::Link)));
+        assert!(matches!(confined.open_regular("dirlink/inner").unwrap(), Lookup::Other(Kind::Link)));
+        assert!(matches!(confined.open_regular("real/inner").unwrap(), Lookup::Other(Kind::File)));
+        assert!(matches!(confined.open_regular("fifo").unwrap(), Lookup::Other(Kind::Special)));
+        assert!(matches!(confined.open_regular("sub").unwrap(), Lookup::Other(Kind::Folder)));
         assert!(matches!(confined.open_regular("none").unwrap(), Lookup::Missing));
-        assert!(matches!(
-            confined.open_regular("none/x").unwrap(),
-            Lookup::Missing
-        ));
+        assert!(matches!(confined.open_regular("none/x").unwrap(), Lookup::Missing));
         assert_eq!(confined.kind_of("link").unwrap(), Some(Kind::Link));
         let names: Vec<_> = confined
             .list(None)
@@ -352,13 +310,7 @@ mod tests {
             .into_iter()
             .map(|n| (String::from_utf8(n.name).unwrap(), n.folder))
             .collect();
-        let expected = [
-            ("dirlink", false),
-            ("fifo", false),
-            ("link", false),
-            ("real", false),
-            ("sub", true),
-        ];
+        let expected = [("dirlink", false), ("fifo", false), ("link", false), ("real", false), ("sub", true)];
         assert_eq!(names, expected.map(|(n, f)| (n.to_owned(), f)));
     }
 }

@@ -19,11 +19,7 @@ pub struct OutFile {
 
 impl OutFile {
     pub(super) fn new(file: File, path: PathBuf) -> Self {
-        Self {
-            file,
-            path,
-            failed: AtomicBool::new(false),
-        }
+        Self { file, path, failed: AtomicBool::new(false) }
     }
 
     /// The path, for messages.
@@ -36,11 +32,7 @@ impl OutFile {
     /// # Errors
     /// Class Io.
     pub fn len(&self) -> Result<u64> {
-        Ok(self
-            .file
-            .metadata()
-            .map_err(|e| Error::io("cannot examine", &self.path, e))?
-            .len())
+        Ok(self.file.metadata().map_err(|e| Error::io("cannot examine", &self.path, e))?.len())
     }
 
     /// Whether the file holds nothing.
@@ -62,11 +54,7 @@ impl OutFile {
                 Ok(()) => {}
                 Err(e) if unsupported(e) => {}
                 Err(e) => {
-                    return Err(Error::io(
-                        "cannot reserve space for the output",
-                        &self.path,
-                        e.into(),
-                    ));
+                    return Err(Error::io("cannot reserve space for the output", &self.path, e.into()));
                 }
             }
         }
@@ -81,9 +69,7 @@ impl OutFile {
     /// # Errors
     /// Class Io.
     pub fn set_len(&self, len: u64) -> Result<()> {
-        self.file
-            .set_len(len)
-            .map_err(|e| Error::io("cannot set the length", &self.path, e))
+        self.file.set_len(len).map_err(|e| Error::io("cannot set the length", &self.path, e))
     }
 
     /// Writes all of `bytes` at `offset`.
@@ -92,9 +78,7 @@ impl OutFile {
     /// Class Io, code `disk-full` when there is no room.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         // The standard library's loop retries EINTR and continues after a short write.
-        self.file
-            .write_all_at(bytes, offset)
-            .map_err(|e| Error::io("cannot write the output", &self.path, e))
+        self.file.write_all_at(bytes, offset).map_err(|e| Error::io("cannot write the output", &self.path, e))
     }
 
     /// Appends all of `bytes` to a file opened by [`super::output::OutputDir::open_append`], by one `write` unless that is cut short.
@@ -102,9 +86,7 @@ impl OutFile {
     /// # Errors
     /// Class Io, code `disk-full` when there is no room.
     pub fn append(&self, bytes: &[u8]) -> Result<()> {
-        (&self.file)
-            .write_all(bytes)
-            .map_err(|e| Error::io("cannot write the output", &self.path, e))
+        (&self.file).write_all(bytes).map_err(|e| Error::io("cannot write the output", &self.path, e))
     }
 
     /// Reads exactly `out.len()` bytes at `offset` back.
@@ -123,10 +105,7 @@ impl OutFile {
     /// Class Io.
     pub fn sync(&self) -> Result<()> {
         if self.failed.load(Ordering::Acquire) {
-            return Err(sync_error(
-                &self.path,
-                std::io::Error::other("an earlier sync of this file failed"),
-            ));
+            return Err(sync_error(&self.path, std::io::Error::other("an earlier sync of this file failed")));
         }
         self.file.sync_all().map_err(|e| {
             self.failed.store(true, Ordering::Release);
@@ -145,11 +124,7 @@ pub struct StreamWriter {
 
 impl StreamWriter {
     pub(super) fn new(file: File, path: PathBuf) -> Self {
-        Self {
-            inner: BufWriter::with_capacity(256 << 10, file),
-            path,
-            failed: false,
-        }
+        Self { inner: BufWriter::with_capacity(256 << 10, file), path, failed: false }
     }
 
     /// The path, for messages.
@@ -167,24 +142,19 @@ impl StreamWriter {
             let earlier = std::io::Error::other("an earlier write failed");
             return Err(Error::io("cannot write the output", &path, earlier));
         }
-        let file = inner
-            .into_inner()
-            .map_err(|e| Error::io("cannot write the output", &path, e.into_error()))?;
+        let file =
+            inner.into_inner().map_err(|e| Error::io("cannot write the output", &path, e.into_error()))?;
         file.sync_all().map_err(|e| sync_error(&path, e))
     }
 }
 
 impl Write for StreamWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.inner
-            .write(bytes)
-            .inspect_err(|e| self.failed |= !is_interrupted(e))
+        self.inner.write(bytes).inspect_err(|e| self.failed |= !is_interrupted(e))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.inner
-            .flush()
-            .inspect_err(|e| self.failed |= !is_interrupted(e))
+        self.inner.flush().inspect_err(|e| self.failed |= !is_interrupted(e))
     }
 }
 
@@ -199,11 +169,7 @@ pub(super) fn unsupported(e: Errno) -> bool {
 
 pub(super) fn sync_error(path: &Path, error: std::io::Error) -> Error {
     // The kernel reports a lost write once and then forgets it: a second, successful sync proves nothing.
-    Error::io(
-        "cannot make the output durable; what was written may be lost",
-        path,
-        error,
-    )
+    Error::io("cannot make the output durable; what was written may be lost", path, error)
 }
 
 #[cfg(test)]
@@ -228,11 +194,7 @@ mod tests {
     fn a_writer_that_failed_once_never_finishes() {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let inner = BufWriter::with_capacity(8, full);
-        let mut writer = StreamWriter {
-            inner,
-            path: PathBuf::from("index.json"),
-            failed: false,
-        };
+        let mut writer = StreamWriter { inner, path: PathBuf::from("index.json"), failed: false };
         assert!(writer.write_all(b"longer than the buffer").is_err());
         assert_eq!(writer.finish().unwrap_err().file_name(), Some("index.json"));
     }

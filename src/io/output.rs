@@ -61,9 +61,7 @@ impl OutputDir {
     pub fn open(path: &Path) -> Result<Self> {
         let fd = open_folder(CWD, path, true)
             .map_err(|e| Error::io("cannot open the output folder", path, e.into()))?;
-        Ok(Self {
-            at: Confined::from_fd(fd, path.to_owned()),
-        })
+        Ok(Self { at: Confined::from_fd(fd, path.to_owned()) })
     }
 
     /// The path it was opened by.
@@ -116,9 +114,8 @@ impl OutputDir {
         let fd = retry_on_intr(|| rustix::fs::openat(at, last, flags, FILE_MODE))
             .map_err(|e| self.at.io_error(what, name, e))?;
         let file = File::from(fd);
-        let metadata = file
-            .metadata()
-            .map_err(|e| Error::io("cannot examine", &self.path().join(name), e))?;
+        let metadata =
+            file.metadata().map_err(|e| Error::io("cannot examine", &self.path().join(name), e))?;
         if !metadata.is_file() {
             return Err(Error::new(
                 crate::error::Class::Io,
@@ -150,10 +147,7 @@ impl OutputDir {
     /// # Errors
     /// Class Io: it is missing, a link, or not a regular file.
     pub fn open_existing(&self, name: &str) -> Result<OutFile> {
-        Ok(self.out_file(
-            name,
-            self.open_for_writing(name, OFlags::empty(), "cannot open the file")?,
-        ))
+        Ok(self.out_file(name, self.open_for_writing(name, OFlags::empty(), "cannot open the file")?))
     }
 
     /// Opens `name` for appending (every write goes to the end), creating it when missing; the content stays.
@@ -193,14 +187,10 @@ impl OutputDir {
     pub fn read_whole(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         let path = self.path().join(name);
         let refuse = |found: String| {
-            Error::new(
-                crate::error::Class::Io,
-                "not-readable",
-                "an output file cannot be read back",
-            )
-            .file(path.display())
-            .expected(format!("a regular file of at most {limit} bytes"))
-            .found(found)
+            Error::new(crate::error::Class::Io, "not-readable", "an output file cannot be read back")
+                .file(path.display())
+                .expected(format!("a regular file of at most {limit} bytes"))
+                .found(found)
         };
         match self.at.open_regular(name)? {
             Lookup::Missing => Ok(None),
@@ -208,8 +198,7 @@ impl OutputDir {
             Lookup::File(_, len) if len > limit => Err(refuse(format!("{len} bytes"))),
             Lookup::File(file, len) => {
                 let mut bytes = vec![0; usize::try_from(len).map_err(|_| refuse(format!("{len} bytes")))?];
-                file.read_exact_at(&mut bytes, 0)
-                    .map_err(|e| Error::io("cannot read", &path, e))?;
+                file.read_exact_at(&mut bytes, 0).map_err(|e| Error::io("cannot read", &path, e))?;
                 Ok(Some(bytes))
             }
         }
@@ -236,12 +225,7 @@ impl OutputDir {
     /// # Errors
     /// Class Io: the folder cannot be listed.
     pub fn names(&self) -> Result<Vec<String>> {
-        Ok(self
-            .at
-            .list(None)?
-            .into_iter()
-            .filter_map(|n| String::from_utf8(n.name).ok())
-            .collect())
+        Ok(self.at.list(None)?.into_iter().filter_map(|n| String::from_utf8(n.name).ok()).collect())
     }
 
     /// Removes everything in the folder but the lock files: what `--restart` discards. Links are removed, not followed.
@@ -311,17 +295,9 @@ mod tests {
     #[test]
     fn slice_names_are_parsed_strictly() {
         assert_eq!(parse_slice("1-of-4"), Some((1, 4)));
-        for bad in [
-            "0-of-4",
-            "5-of-4",
-            "01-of-4",
-            "1-of-",
-            "+1-of-4",
-            "1-of-4x",
-            "1-of-99999999999",
-            "-of-",
-            "",
-        ] {
+        for bad in
+            ["0-of-4", "5-of-4", "01-of-4", "1-of-", "+1-of-4", "1-of-4x", "1-of-99999999999", "-of-", ""]
+        {
             assert_eq!(parse_slice(bad), None, "{bad}");
         }
     }

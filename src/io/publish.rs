@@ -86,21 +86,14 @@ impl OutputDir {
     fn sync_parents(&self, to: &Path) -> Result<()> {
         let (here, there) = (parent(self.path()), parent(to));
         sync_folder_at(there)?;
-        if here == there {
-            Ok(())
-        } else {
-            sync_folder_at(here)
-        }
+        if here == there { Ok(()) } else { sync_folder_at(here) }
     }
 }
 
 fn exists(path: &Path) -> Error {
-    Error::usage(
-        "output-exists",
-        "the output exists already and is never written to",
-    )
-    .file(path.display())
-    .fix("choose another name, remove it, or pass --overwrite")
+    Error::usage("output-exists", "the output exists already and is never written to")
+        .file(path.display())
+        .fix("choose another name, remove it, or pass --overwrite")
 }
 
 fn parent(path: &Path) -> &Path {
@@ -148,10 +141,7 @@ fn sync_folders(at: &Confined, sub: Option<&str>) -> Result<()> {
 }
 
 /// Removes a folder with everything in it; links are removed, not followed.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that removes folders"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that removes folders")]
 pub(super) fn remove_tree(path: &Path) -> Result<()> {
     std::fs::remove_dir_all(path).map_err(|e| Error::io("cannot remove the folder", path, e))
 }
@@ -198,17 +188,12 @@ mod tests {
             }
             assert_eq!(std::fs::read(out.join("new")).unwrap(), b"new");
             assert!(!out.join("old").exists());
-            let left: Vec<_> = std::fs::read_dir(root.path())
-                .unwrap()
-                .map(|e| e.unwrap().file_name())
-                .collect();
+            let left: Vec<_> =
+                std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
             assert_eq!(left, ["o"], "{}", path.display());
         }
         let (root, _, dir) = setup();
         symlink("elsewhere", root.path().join("o")).unwrap();
-        assert_eq!(
-            dir.replace_in_place(&root.path().join("o")).unwrap_err().code(),
-            "output-exists"
-        );
+        assert_eq!(dir.replace_in_place(&root.path().join("o")).unwrap_err().code(), "output-exists");
     }
 }
