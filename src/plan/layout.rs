@@ -256,7 +256,8 @@ mod tests {
         assert_eq!(code(vec![Entry { dtype: Dtype::F4E2M1, shape: &[3], bytes: 2, ..good.clone() }]), "shard-length");
         assert_eq!(code(vec![Entry { shape: &[u64::MAX, 2], ..good.clone() }]), "shard-length");
         assert_eq!(code(vec![entry("h", Dtype::HiF8, &[2])]), "dtype-not-storable");
-        let huge = Entry { name: "b", dtype: Dtype::I8, shape: &[u64::MAX], bytes: u64::MAX };
-        assert_eq!(code(vec![good, huge]), "shard-overflow");
+        let names: Vec<_> = (0..9).map(|i| i.to_string()).collect();
+        let huge = |name| Entry { name, dtype: Dtype::I8, shape: &[u64::MAX / 8], bytes: u64::MAX / 8 };
+        assert_eq!(code(names.iter().map(|name| huge(name)).collect()), "shard-overflow");
     }
 }
