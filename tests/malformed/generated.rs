@@ -255,10 +255,9 @@ fn many_tensors_are_read_in_linear_time() {
         assert_eq!(parsed.entries.len(), count);
         started.elapsed()
     };
-    time(1000);
-    let (small, large) = (time(20_000), time(200_000));
+    // A quadratic parser takes minutes here.
+    let large = time(200_000);
     assert!(large < Duration::from_secs(5), "{large:?}");
-    assert!(large < small * 40, "{small:?} for 20,000, {large:?} for 200,000");
 }
 
 #[test]
