@@ -11,11 +11,38 @@
 //! ```
 //!
 //! Modules below are listed in data-flow order. Arrows point one way: `tests/layering.rs` holds them.
+//!
+//! ```
+//! use silicast::dtype::{Dtype, codec};
+//! // 448 is the largest finite E4M3 value; both conversions round to nearest even, they differ beyond the range.
+//! assert_eq!(codec::encode_saturating(Dtype::F8E4M3, 1e9), 0x7e);
+//! assert_eq!(codec::encode_ieee(Dtype::F8E4M3, 1e9), 0x7f);
+//! ```
 
 pub mod error;
 
 pub mod dtype;
 
+pub mod kernel;
+
 pub mod io;
 
 pub mod checkpoint;
+
+pub mod plan;
+
+#[path = "../passes/mod.rs"]
+pub mod passes;
+
+#[path = "../targets/mod.rs"]
+pub mod targets;
+
+pub mod compile;
+
+pub mod exec;
+
+pub mod artifact;
+
+pub mod validate;
+
+pub mod cli;

@@ -116,6 +116,12 @@ impl Dtype {
         matches!(self, Dtype::F16 | Dtype::BF16 | Dtype::F32)
     }
 
+    /// Whether the elements are integers.
+    pub fn is_integer(self) -> bool {
+        use Dtype::{I2, I4, I8, I16, I32, I64, U4, U8, U16, U32, U64};
+        matches!(self, I2 | I4 | I8 | I16 | I32 | I64 | U4 | U8 | U16 | U32 | U64)
+    }
+
     /// The dtype as torch spells it in `config.json` (`torch_dtype`), for the formats a model can compute in.
     pub fn torch_name(self) -> Option<&'static str> {
         match self {

@@ -1,3 +1,10 @@
 //! The only place that opens, lists, renames or removes files.
 
+pub mod buffer_pool;
+pub mod confined;
+pub mod host;
+pub mod lock;
+pub mod output;
 pub mod source;
+
+pub use host::read_text;

@@ -59,6 +59,11 @@ pub struct ReadFile {
     stamp: Stamp,
 }
 
+/// Whether anything, even a dangling link, has the path.
+pub fn exists(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
 /// Whether `name` is one path component that is safe to open and to print: not empty, not `.` or `..`, and free of
 /// separators and control characters.
 pub fn is_file_name(name: &str) -> bool {

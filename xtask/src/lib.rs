@@ -1,1 +1,21 @@
-//! Development tasks of silicast, as a library so that integration tests can call them.
+//! Development tasks of silicast, as a library so that integration tests can call them; `cargo xtask TASK` is the
+//! command line.
+//!
+//! Nothing here uses silicast: the inputs that its tests read come from an independent writer, an independent FP8
+//! encoder and shape tables of their own. Everything written is a pure function of the fixture's name, on every
+//! machine: no clock, no floating-point library function, no external random numbers.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the rule that only src/io opens files is about the product; these tasks write test inputs"
+)]
+#![warn(missing_docs)]
+
+pub mod bench;
+pub mod encode;
+pub mod families;
+pub mod fixtures;
+pub mod giants;
+pub mod real;
+pub mod rng;
+pub mod safetensors;

