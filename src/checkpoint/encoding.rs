@@ -320,3 +320,7 @@ fn scale_fits(granularity: Granularity, n: u64, k: u64, shape: &[u64]) -> bool {
         Granularity::Block { .. } => shape == granularity.grid(n, k),
     }
 }
+
+#[cfg(test)]
+#[path = "encoding_tests.rs"]
+mod tests;

@@ -146,7 +146,7 @@ pub fn parse(header: &[u8], data_bytes: u64, shapes: &mut Shapes) -> Result<Head
     let mut out = ctx.out;
     if let Some((tensor, field, count)) = ctx.odd {
         out.warnings.push(format!(
-            "unknown fields in {count} header entries, first \"{}\" of tensor {}",
+            "unknown header fields ({count}), the first is \"{}\" of tensor {}",
             quote(&field, 60),
             quote(&tensor, 120)
         ));

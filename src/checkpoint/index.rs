@@ -51,6 +51,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Index> {
     if !root.seen.iter().any(|k| k == "weight_map") {
         return Err(Error::input("index-weight-map", "the index has no weight_map"));
     }
+    if root.index.entries.is_empty() {
+        return Err(Error::input(
+            "index-weight-map",
+            "the weight_map of the index is empty",
+        ));
+    }
     let mut index = root.index;
     // Shards were numbered as they came; number them in byte order.
     let mut rank = vec![0; root.files.len()];

@@ -184,7 +184,11 @@ impl Checkpoint {
                 .found(what)
                 .fix("start from the BF16 or FP8 release of the model"),
         };
-        Err(error.file(file).tensor(&tensor.name))
+        let error = error.tensor(&tensor.name);
+        Err(match &self.dir {
+            Some(dir) => error.file(dir.path().join(file).display()),
+            None => error.file(file),
+        })
     }
 }
 
@@ -193,3 +197,6 @@ fn find(tensors: &[TensorInfo], name: &str) -> Option<TensorId> {
     let at = tensors.binary_search_by(|t| natural_cmp(&t.name, name)).ok()?;
     TensorId::try_from(at).ok()
 }
+
+#[cfg(test)]
+mod tests;

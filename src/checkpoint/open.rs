@@ -64,9 +64,9 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
             return Err(e.file(path.display()).expected(format!("at most {MAX_TENSORS}")));
         }
     }
-    let tensors = sorted(tensors, &files)?;
+    let tensors = sorted(tensors, &files).map_err(|e| located(&dir, e))?;
     if let Some((index, at)) = &index {
-        check_index(index, at, &tensors, &files)?;
+        check_index(index, at, &tensors, &files).map_err(|e| located(&dir, e))?;
         let total = tensors.iter().fold(0u64, |sum, t| sum.saturating_add(t.bytes));
         if let Some(stated) = index.total_size.filter(|s| *s != total) {
             warnings.push(format!(
@@ -143,13 +143,13 @@ fn finish(
     let family = Family::detect(&config);
     let mut notes = Vec::new();
     let encodings = encoding::classify(&tensors, config.quantization.as_ref(), &mut notes).map_err(|e| {
-        let file = e.tensor_name().and_then(|t| super::find(&tensors, t));
-        match file.and_then(|id| files.get(tensors[id as usize].file as usize)) {
-            Some(file) => e.file(
-                dir.as_ref()
-                    .map_or(file.name.clone().into(), |d| d.path().join(&file.name))
-                    .display(),
-            ),
+        let id = e.tensor_name().and_then(|t| super::find(&tensors, t));
+        let Some(file) = id.and_then(|id| files.get(tensors[id as usize].file as usize)) else {
+            return e;
+        };
+        let e = e.file(&file.name);
+        match &dir {
+            Some(dir) => located(dir, e),
             None => e,
         }
     })?;
@@ -193,6 +193,14 @@ fn tensor(e: Entry, file: u32, data_start: u64) -> TensorInfo {
         file,
         offset: data_start + e.start,
         bytes: e.end - e.start,
+    }
+}
+
+/// Names the file with its folder.
+fn located(dir: &SourceDir, e: Error) -> Error {
+    match e.file_name().map(|name| dir.path().join(name)) {
+        Some(path) => e.file(path.display()),
+        None => e,
     }
 }
 

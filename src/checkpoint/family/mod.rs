@@ -257,3 +257,6 @@ fn guess(path: &str, param: &str, shape: &[u64]) -> Kind {
         Kind::Other
     }
 }
+
+#[cfg(test)]
+mod tests;
