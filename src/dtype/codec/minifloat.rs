@@ -156,11 +156,11 @@ mod tests {
             let x = f32::from_bits(i.wrapping_mul(0x9E37_79B1));
             assert_eq!(
                 E4M3.encode(x, false),
-                hot::e4m3_from_f32_clamped(x).into(),
+                u32::from(hot::e4m3_from_f32_clamped(x)),
                 "{x:e}"
             );
             if !x.is_nan() {
-                assert_eq!(F16.encode(x, false), hot::f16_from_f32(x).into(), "{x:e}");
+                assert_eq!(F16.encode(x, false), u32::from(hot::f16_from_f32(x)), "{x:e}");
             }
         }
     }
