@@ -25,8 +25,12 @@ impl Engine for VllmAscend {
             Kind::LmHead => Some("output head, float in this engine"),
             Kind::SharedHead => Some("output head of the MTP layer, float in this engine"),
             Kind::EhProj => Some("MTP projection, float in this engine"),
-            Kind::KvBProj => Some("the engine asserts that kv_b_proj is float and splits it into W_UK and W_UV"),
-            Kind::IndexerWqB | Kind::IndexerWk | Kind::IndexerWeights => Some("indexer, float in this engine"),
+            Kind::KvBProj => {
+                Some("the engine asserts that kv_b_proj is float and splits it into W_UK and W_UV")
+            }
+            Kind::IndexerWqB | Kind::IndexerWk | Kind::IndexerWeights => {
+                Some("indexer, float in this engine")
+            }
             Kind::Multimodal => Some("vision or audio tower"),
             _ => None,
         }

@@ -44,7 +44,10 @@ pub fn plan_side_files(
         files.push(SideFile { name: file.name.clone(), bytes: file.bytes, origin: Origin::Copied });
     }
     if !code.is_empty() {
-        notes.push(format!("not copied, because an engine may execute them: {} (--allow-code-files copies them)", code.join(", ")));
+        notes.push(format!(
+            "not copied, because an engine may execute them: {} (--allow-code-files copies them)",
+            code.join(", ")
+        ));
     }
     let mut generated: Vec<&str> = Vec::new();
     if checkpoint.config.present {
@@ -183,7 +186,12 @@ fn copy(dir: &OutputDir, checkpoint: &Checkpoint, file: &SideFile) -> Result<()>
 
 /// What the dialect changes in `config.json`, as a list for the manifest: `{"op", "path", "value"}` in the manner of
 /// JSON Patch (RFC 6902), top level only.
-pub fn config_patch(plan: &Plan, checkpoint: &Checkpoint, preset: &Preset, engine: &dyn Engine) -> Vec<serde_json::Value> {
+pub fn config_patch(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    preset: &Preset,
+    engine: &dyn Engine,
+) -> Vec<serde_json::Value> {
     let before = &checkpoint.config.json;
     let after = engine.config(&Dialect { checkpoint, preset, plan });
     let path = |key: &str| format!("/{}", key.replace('~', "~0").replace('/', "~1"));

@@ -48,7 +48,12 @@ pub(super) fn run(out: &Path, overwrite: bool, sha256: bool, ui: &Ui) -> Result<
             verdict: "pass",
         })?;
     } else {
-        ui.say(&format!("{}: pass; {} in {} shards", out.display(), size(plan.output_bytes()), plan.shards.len()));
+        ui.say(&format!(
+            "{}: pass; {} in {} shards",
+            out.display(),
+            size(plan.output_bytes()),
+            plan.shards.len()
+        ));
     }
     Ok(0)
 }

@@ -277,17 +277,22 @@ impl ConvertArgs {
 
     fn target(&self) -> Result<&str> {
         if self.tp.unwrap_or(1) != 1 || self.ep.unwrap_or(1) != 1 {
-            return Err(Error::unsupported("partition-unsupported", "this version writes whole tensors only")
-                .expected("--tp 1 and --ep 1")
-                .found(format!("--tp {} --ep {}", self.tp.unwrap_or(1), self.ep.unwrap_or(1)))
-                .fix("leave them out: the engines of these targets split tensors while loading"));
+            return Err(Error::unsupported(
+                "partition-unsupported",
+                "this version writes whole tensors only",
+            )
+            .expected("--tp 1 and --ep 1")
+            .found(format!("--tp {} --ep {}", self.tp.unwrap_or(1), self.ep.unwrap_or(1)))
+            .fix("leave them out: the engines of these targets split tensors while loading"));
         }
         match self.target.as_slice() {
             [one] => Ok(one),
-            many => Err(Error::unsupported("several-targets", "this version converts for one target per run")
-                .expected("one --target")
-                .found(many.join(", "))
-                .fix("run once per target")),
+            many => {
+                Err(Error::unsupported("several-targets", "this version converts for one target per run")
+                    .expected("one --target")
+                    .found(many.join(", "))
+                    .fix("run once per target"))
+            }
         }
     }
 
@@ -377,7 +382,14 @@ mod tests {
 
     #[test]
     fn sizes_accept_both_vocabularies() {
-        for (text, bytes) in [("2GiB", 2 << 30), ("2G", 2 << 30), ("64MiB", 64 << 20), ("1GB", 1_000_000_000), ("1.5GiB", 3 << 29), ("7", 7)] {
+        for (text, bytes) in [
+            ("2GiB", 2 << 30),
+            ("2G", 2 << 30),
+            ("64MiB", 64 << 20),
+            ("1GB", 1_000_000_000),
+            ("1.5GiB", 3 << 29),
+            ("7", 7),
+        ] {
             assert_eq!(text.parse::<SizeArg>().unwrap().0, bytes);
         }
         for text in ["", "GiB", "-1GiB", "2XB", "nan", "1e30GiB"] {

@@ -121,12 +121,20 @@ fn check_complete(dir: &OutputDir, finished: &Finished) -> Result<()> {
             None => 0,
         };
         if recorded.map(|d| d.bytes) != Some(shard.bytes) || found != shard.bytes {
-            return Err(refuse(&shard.name, format!("{} bytes, recorded by a slice", shard.bytes), format!("{found} bytes")));
+            return Err(refuse(
+                &shard.name,
+                format!("{} bytes, recorded by a slice", shard.bytes),
+                format!("{found} bytes"),
+            ));
         }
     }
     for source in &finished.plan.sources {
         if finished.sources.get(&source.name).map(|d| d.bytes) != Some(source.bytes) {
-            return Err(refuse(&source.name, "a digest of this source file from one slice".to_owned(), "none".to_owned()));
+            return Err(refuse(
+                &source.name,
+                "a digest of this source file from one slice".to_owned(),
+                "none".to_owned(),
+            ));
         }
     }
     for name in dir.names()? {
@@ -144,7 +152,10 @@ fn check_complete(dir: &OutputDir, finished: &Finished) -> Result<()> {
 
 /// Files that exist only while an output is unfinished.
 fn is_working_file(name: &str) -> bool {
-    is_lock_file(name) || journal::slice_of(name).is_some() || done::slice_of(name).is_some() || name == PATCH_PATH
+    is_lock_file(name)
+        || journal::slice_of(name).is_some()
+        || done::slice_of(name).is_some()
+        || name == PATCH_PATH
 }
 
 /// Statistics of every output that was computed, by output index, from the journals.
@@ -159,8 +170,11 @@ pub fn statistics(dir: &OutputDir, plan: &Plan) -> Result<BTreeMap<u32, Stats>> 
             last.insert((entry.task, entry.range.0), (entry.range.1, entry.stats));
         }
         for ((task, _), (_, text)) in last {
-            let (Some(task), Some(tile)) = (tasks.get(task as usize), stats::from_text(&text)) else { continue };
-            let counts = matches!(task.work, Work::Quantize { .. } | Work::Cast { .. }) || tile.non_finite > 0;
+            let (Some(task), Some(tile)) = (tasks.get(task as usize), stats::from_text(&text)) else {
+                continue;
+            };
+            let counts =
+                matches!(task.work, Work::Quantize { .. } | Work::Cast { .. }) || tile.non_finite > 0;
             if counts {
                 totals.entry(task.output()).or_default().merge(&tile);
             }
@@ -187,7 +201,8 @@ pub fn write_manifest(dir: &OutputDir, finished: &Finished, sha256: bool) -> Res
         recipe,
         plan_digest: finished.digest.clone(),
     };
-    let entry = |(path, digest): (&String, &FileDigest)| FileEntry { path: path.clone(), digest: digest.clone() };
+    let entry =
+        |(path, digest): (&String, &FileDigest)| FileEntry { path: path.clone(), digest: digest.clone() };
     let sources: Vec<FileEntry> = finished.sources.iter().map(entry).collect();
     let mut outputs = finished.shards.clone();
     for name in plan.side_files.iter().map(|s| s.name.as_str()).chain([PLAN_PATH]) {
@@ -212,7 +227,14 @@ pub fn write_manifest(dir: &OutputDir, finished: &Finished, sha256: bool) -> Res
     }
     let patch = side::read_config_patch(dir)?;
     let mut writer = dir.writer(manifest::MANIFEST_PATH)?;
-    manifest::write_manifest(&mut writer, &head, sources, outputs.iter().map(entry), tensor_entries(plan), &patch)?;
+    manifest::write_manifest(
+        &mut writer,
+        &head,
+        sources,
+        outputs.iter().map(entry),
+        tensor_entries(plan),
+        &patch,
+    )?;
     writer.finish()
 }
 
@@ -232,7 +254,11 @@ fn tensor_entries(plan: &Plan) -> impl Iterator<Item = TensorEntry> + '_ {
     let mut order: Vec<(&str, Item)> = (0u32..)
         .zip(&plan.outputs)
         .map(|(i, o)| (o.name.as_ref(), Item::Out(i)))
-        .chain((0u32..).zip(&plan.drops).map(|(i, d)| (plan.inputs[d.source as usize].name.as_ref(), Item::Drop(i))))
+        .chain(
+            (0u32..)
+                .zip(&plan.drops)
+                .map(|(i, d)| (plan.inputs[d.source as usize].name.as_ref(), Item::Drop(i))),
+        )
         .collect();
     order.sort_by(|a, b| a.0.cmp(b.0));
     order.into_iter().map(move |(name, item)| match item {
@@ -292,7 +318,9 @@ pub fn read_manifest(dir: &Path) -> Result<manifest::Manifest> {
     let folder = OutputDir::open(dir)?;
     let path = dir.join(manifest::MANIFEST_PATH);
     let bytes = folder.read_whole(manifest::MANIFEST_PATH, MAX_PLAN)?.ok_or_else(|| {
-        Error::input("manifest", "the folder is no artifact of silicast").file(path.display()).expected("a manifest")
+        Error::input("manifest", "the folder is no artifact of silicast")
+            .file(path.display())
+            .expected("a manifest")
     })?;
     manifest::read_manifest(bytes.as_slice(), false).map_err(|e| e.file_or(path.display()))
 }

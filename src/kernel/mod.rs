@@ -121,20 +121,12 @@ pub enum FaultKind {
 /// The block `[rows, cols]` that shares one scale of a sink.
 pub(crate) fn unit_shape(sink: &Sink<'_>, rows: usize, cols: usize) -> [usize; 2] {
     match sink {
-        Sink::Cast { .. }
-        | Sink::Quantize {
-            granularity: Granularity::Channel,
-            ..
-        } => [1, cols],
-        Sink::Quantize {
-            granularity: Granularity::Tensor,
-            ..
-        } => [rows, cols],
+        Sink::Cast { .. } | Sink::Quantize { granularity: Granularity::Channel, .. } => [1, cols],
+        Sink::Quantize { granularity: Granularity::Tensor, .. } => [rows, cols],
         // A block is at least one element; u32 fits usize on every supported platform.
-        Sink::Quantize {
-            granularity: Granularity::Block { rows, cols },
-            ..
-        } => [(*rows).max(1) as usize, (*cols).max(1) as usize],
+        Sink::Quantize { granularity: Granularity::Block { rows, cols }, .. } => {
+            [(*rows).max(1) as usize, (*cols).max(1) as usize]
+        }
     }
 }
 
@@ -164,10 +156,7 @@ pub(crate) fn check_lengths(values: &Values<'_>, rows: usize, cols: usize, sink:
     let elements = rows.checked_mul(cols);
     let expect = |what: &str, len: usize, size: usize| {
         let expected = elements.and_then(|n| n.checked_mul(size));
-        assert!(
-            expected == Some(len),
-            "{what}: {len} bytes for [{rows}, {cols}] of {size} bytes"
-        );
+        assert!(expected == Some(len), "{what}: {len} bytes for [{rows}, {cols}] of {size} bytes");
     };
     let expect_grid = |what: &str, len: usize, [block_rows, block_cols]: [usize; 2]| {
         assert!(block_rows > 0 && block_cols > 0, "{what}: empty blocks");
@@ -180,13 +169,7 @@ pub(crate) fn check_lengths(values: &Values<'_>, rows: usize, cols: usize, sink:
     match values {
         Values::Bf16(bytes) | Values::F16(bytes) => expect("values", bytes.len(), 2),
         Values::F32(bytes) => expect("values", bytes.len(), 4),
-        Values::Scaled {
-            codes,
-            scales,
-            block_rows,
-            block_cols,
-            ..
-        } => {
+        Values::Scaled { codes, scales, block_rows, block_cols, .. } => {
             expect("values", codes.len(), 1);
             if elements != Some(0) {
                 expect_grid("source scales", scales.len(), [*block_rows, *block_cols]);

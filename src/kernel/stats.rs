@@ -51,11 +51,7 @@ impl Stats {
         self.signal.add(lanes.signal_sum * n2);
         self.noise.add(lanes.noise_sum * n2);
         let error = lanes.largest() * n;
-        self.max_abs_error = if error > self.max_abs_error {
-            error
-        } else {
-            self.max_abs_error
-        };
+        self.max_abs_error = if error > self.max_abs_error { error } else { self.max_abs_error };
     }
 }
 

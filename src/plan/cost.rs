@@ -9,6 +9,7 @@ use crate::checkpoint::TensorId;
 use crate::dtype::Dtype;
 use crate::dtype::scheme::{Granularity, Scheme};
 use crate::error::{Error, Result};
+use crate::io::buffer_pool::class_size;
 
 /// Largest memory of one tile. Larger tiles gain nothing, since the page cache and L2 set the pace, and would make a
 /// resumed run repeat more.
@@ -120,9 +121,13 @@ pub struct TileBytes {
 }
 
 impl TileBytes {
-    /// All of it.
+    /// All of it, as the buffer pool rounds it up.
     pub fn total(self) -> u64 {
-        self.input + self.input_scales + self.output + self.output_scales
+        let class = |len: u64| usize::try_from(len).ok().and_then(class_size).map_or(u64::MAX, |c| c as u64);
+        [self.input, self.input_scales, self.output, self.output_scales]
+            .into_iter()
+            .filter(|len| *len > 0)
+            .fold(0, |sum, len| sum.saturating_add(class(len)))
     }
 }
 
@@ -234,7 +239,8 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
             return Err(Error::internal("task-unplaced", "an output has no place").tensor(&output.name));
         };
         let unsupported = || {
-            Error::internal("task-unsupported", "the executor has no kernel for the expression").tensor(&output.name)
+            Error::internal("task-unsupported", "the executor has no kernel for the expression")
+                .tensor(&output.name)
         };
         let shard = place.shard;
         let [rows, cols] = output.ty.matrix();
@@ -259,7 +265,13 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
             }
             Expr::Cast { value, to } => {
                 let value = Value::of(value).ok_or_else(unsupported)?;
-                Task { work: Work::Cast { value, to: *to, output: i }, shard, units: rows, granule: granule(&value, 1), cols }
+                Task {
+                    work: Work::Cast { value, to: *to, output: i },
+                    shard,
+                    units: rows,
+                    granule: granule(&value, 1),
+                    cols,
+                }
             }
             Expr::Codes { value, scheme } => {
                 let scales = (i.saturating_sub(2)..i + 3)
@@ -324,11 +336,14 @@ pub fn peak_tile_memory(plan: &Plan, tasks: &[Task], budget: u64, jobs: u64) -> 
     for task in tasks {
         let bytes = task.tile_bytes(plan, task.tile_units(plan, limit)).total();
         if bytes > budget {
-            return Err(Error::usage("memory-too-small", "one tile of the tensor does not fit the memory budget")
-                .tensor(&plan.outputs[task.output() as usize].name)
-                .expected(format!("--memory of at least {bytes} bytes"))
-                .found(format!("{budget} bytes"))
-                .fix("raise --memory, or leave the tensor out of quantization with --ignore"));
+            return Err(Error::usage(
+                "memory-too-small",
+                "one tile of the tensor does not fit the memory budget",
+            )
+            .tensor(&plan.outputs[task.output() as usize].name)
+            .expected(format!("--memory of at least {bytes} bytes"))
+            .found(format!("{budget} bytes"))
+            .fix("raise --memory, or leave the tensor out of quantization with --ignore"));
         }
         largest = largest.max(bytes);
     }

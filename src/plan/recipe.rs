@@ -145,7 +145,9 @@ mod tests {
     fn patterns_match_names_globs_and_regexes() {
         let tensor = "model.layers.3.mlp.down_proj.weight";
         let module = "model.layers.3.mlp.down_proj";
-        for text in [module, tensor, "model.layers.*.mlp.*", "re:model\\.layers\\.[0-9]+\\.mlp", "*.down_proj"] {
+        for text in
+            [module, tensor, "model.layers.*.mlp.*", "re:model\\.layers\\.[0-9]+\\.mlp", "*.down_proj"]
+        {
             assert!(Pattern::new(text).unwrap().matches(tensor, module), "{text}");
         }
         for text in ["down_proj", "re:mlp", "model.layers.3", "*.up_proj"] {
