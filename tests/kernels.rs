@@ -89,6 +89,28 @@ fn convert(
     })
 }
 
+/// Asserts equality, naming the first difference rather than every byte.
+fn assert_same(found: &Result<Converted, Fault>, expected: &Result<Converted, Fault>, what: &str) {
+    match (found, expected) {
+        (Ok(found), Ok(expected)) => {
+            let differs = |a: &[u8], b: &[u8]| (0..a.len().max(b.len())).find(|i| a.get(*i) != b.get(*i));
+            assert_eq!(
+                differs(&found.out, &expected.out),
+                None,
+                "{what}: first byte that differs"
+            );
+            assert!(found.scales == expected.scales, "{what}: scales");
+            assert_eq!(found.stats, expected.stats, "{what}");
+        }
+        (Err(found), Err(expected)) => assert_eq!(found, expected, "{what}"),
+        _ => panic!(
+            "{what}: found {:?}, expected {:?}",
+            found.as_ref().err(),
+            expected.as_ref().err()
+        ),
+    }
+}
+
 /// Converts with the reference and asserts that every instruction set returns the same.
 fn convert_everywhere(
     values: &Values<'_>,
@@ -98,8 +120,11 @@ fn convert_everywhere(
 ) -> Result<Converted, Fault> {
     let expected = convert(None, values, shape, to, policy);
     for isa in Isa::available() {
-        let found = convert(Some(isa), values, shape, to, policy);
-        assert_eq!(found, expected, "{} {to:?} {shape:?}", isa.name());
+        assert_same(
+            &convert(Some(isa), values, shape, to, policy),
+            &expected,
+            &format!("{isa:?} {to:?} {shape:?}"),
+        );
     }
     expected
 }
@@ -431,7 +456,7 @@ proptest! {
         prop_assert!(kept.is_ok());
         let strict = convert_everywhere(&source.values(), shape, to, STRICT);
         if let Ok(strict) = strict {
-            prop_assert_eq!(Ok(strict), kept);
+            assert_same(&Ok(strict), &kept, "policy");
         } else {
             prop_assert!(wild || dtype != Dtype::F32);
         }
@@ -466,7 +491,7 @@ proptest! {
             joined.scales.extend(part.scales);
             joined.stats.merge(&part.stats);
         }
-        prop_assert_eq!(joined, whole);
+        assert_same(&Ok(joined), &Ok(whole), "tiles");
     }
 
     #[test]
@@ -698,6 +723,46 @@ fn saturation_is_counted_where_codes_are_clamped() {
     let found = convert_everywhere(&Values::F32(&bytes), [1, 4], to, STRICT).unwrap();
     assert_eq!(found.out, [127, -128i8 as u8, 126, 0]);
     assert_eq!(found.stats.saturated, 1);
+}
+
+#[test]
+fn limits_between_fast_and_careful_paths_do_not_show() {
+    let limits = [
+        65504.0,
+        65520.0,
+        65536.0,
+        2f32.powi(-40),
+        2f32.powi(51),
+        2f32.powi(127),
+        3.389_531_4e38,
+        f32::MAX,
+    ];
+    for limit in limits {
+        for bits in [
+            limit.to_bits() - 1,
+            limit.to_bits(),
+            limit.to_bits() + 1,
+            limit.to_bits() + 0x7FFF,
+        ] {
+            let amax = f32::from_bits(bits.min(f32::MAX.to_bits()));
+            let x = [amax, -amax, amax / 2.0, amax / 300.0, -0.0, amax / 1e9];
+            let bytes = f32_bytes(&x);
+            let quantizers = RULES.map(|rule| To::Quantize(rule, Granularity::Channel));
+            for to in [Dtype::BF16, Dtype::F16, Dtype::F32]
+                .map(To::Cast)
+                .into_iter()
+                .chain(quantizers)
+            {
+                let found = convert_everywhere(&Values::F32(&bytes), [1, 6], to, STRICT).unwrap();
+                if let To::Cast(Dtype::F16) = to {
+                    let expected: Vec<u8> = x.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+                    assert_eq!(found.out, expected);
+                    let overflows = x.iter().filter(|x| f16::from_f32(**x).is_infinite()).count() as u64;
+                    assert_eq!(found.stats.saturated, overflows);
+                }
+            }
+        }
+    }
 }
 
 #[test]
