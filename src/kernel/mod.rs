@@ -19,7 +19,10 @@
 //! `decoded / n`. The order of the `f32` additions is fixed by [`Lanes`](stats::Lanes), the sums of units are added
 //! exactly ([`ExactSum`]), so no freedom is left.
 
+mod decode;
+mod encode;
 mod exact_sum;
+mod fast;
 pub mod isa;
 pub mod reference;
 mod scan;
@@ -144,11 +147,14 @@ pub fn convert(
     values: &Values<'_>,
     rows: usize,
     cols: usize,
-    sink: Sink<'_>,
+    mut sink: Sink<'_>,
     policy: Policy,
 ) -> Result<Stats, Fault> {
-    let _ = isa;
-    reference::convert(values, rows, cols, sink, policy)
+    check_lengths(values, rows, cols, &sink);
+    match fast::convert(isa, values, rows, cols, &mut sink, policy) {
+        Some(result) => result,
+        None => reference::convert(values, rows, cols, sink, policy),
+    }
 }
 
 /// Asserts what [`convert`] documents.
