@@ -51,7 +51,7 @@ pub fn compile(checkpoint: &Checkpoint, target: &str, recipe: Recipe) -> Result<
     let mut plan = Plan::identity(checkpoint, header);
     let cx = Context { checkpoint, target, preset, engine, recipe: &recipe };
     let ran = passes::run(&mut plan, &cx, None)?;
-    let mut notes: Vec<String> = ran.iter().flat_map(|r| r.outcome.notes.iter().cloned()).collect();
-    notes.extend(side::plan_side_files(&mut plan, checkpoint, preset, engine, recipe.allow_code_files));
+    let notes = ran.iter().flat_map(|r| r.outcome.notes.iter().cloned()).collect();
+    side::plan_side_files(&mut plan, checkpoint, preset, engine, recipe.allow_code_files);
     Ok(Compiled { plan, ran, target, preset, engine, recipe, notes })
 }

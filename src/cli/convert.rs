@@ -108,7 +108,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
             ));
             return report(request, plan, &BTreeMap::new(), executed, start, "pass", ui);
         }
-        let finished = finalize::collect(&dir)?;
+        let finished = finalize::collect(&dir, plan, &digest)?;
         let statistics = finalize::statistics(&dir, plan)?;
         finish(&dir, &lock, &finished, request, &checkpoint, ui)?;
         warn_about(plan, &statistics, ui);
@@ -171,18 +171,18 @@ fn execute(
 fn finish(
     dir: &OutputDir,
     lock: &RunLock,
-    finished: &Finished,
+    finished: &Finished<'_>,
     request: &Request<'_>,
     checkpoint: &Checkpoint,
     ui: &Ui,
 ) -> Result<()> {
     finalize::write_manifest(dir, finished, request.sha256)?;
     if request.validate != ValidateArg::None {
-        validate::quick(dir.path(), &finished.plan)?;
+        validate::quick(dir.path(), finished.plan)?;
     }
     if request.validate == ValidateArg::Full {
         let jobs = request.options.jobs()?;
-        validate::full(dir.path(), &finished.plan, checkpoint, jobs)?;
+        validate::full(dir.path(), finished.plan, checkpoint, jobs)?;
     }
     finalize::seal(dir, lock, request.output, request.overwrite)?;
     ui.detail(|| format!("finished {}", request.output.display()));

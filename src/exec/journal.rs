@@ -207,6 +207,35 @@ pub fn read(dir: &OutputDir, name: &str) -> Result<Option<(Header, Vec<Entry>)>>
     Ok(parse(&bytes).map_err(|e| e.file(dir.path().join(name).display()))?.content)
 }
 
+/// Reads the first line of the journal `name`; `None` when there is none, or only a torn one.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_header(dir: &OutputDir, name: &str) -> Result<Option<Header>> {
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(None) };
+    let Some(end) = bytes.iter().position(|&b| b == b'\n') else { return Ok(None) };
+    let header = serde_json::from_slice(&bytes[..end]).map_err(|e| malformed(1, &e));
+    header.map(Some).map_err(|e| e.file(dir.path().join(name).display()))
+}
+
+/// Calls `f` for every complete entry of the journal `name`, the latest first, holding one entry at a time.
+///
+/// # Errors
+/// As [`read`].
+pub fn for_each_latest_first(dir: &OutputDir, name: &str, mut f: impl FnMut(Entry)) -> Result<()> {
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(()) };
+    let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').skip(1).collect();
+    for (at, line) in lines.iter().enumerate().rev() {
+        // What follows the last newline is a torn line.
+        if line.last() != Some(&b'\n') {
+            continue;
+        }
+        let entry = serde_json::from_slice(line).map_err(|e| malformed(at as u64 + 2, &e));
+        f(entry.map_err(|e| e.file(dir.path().join(name).display()))?);
+    }
+    Ok(())
+}
+
 struct Parsed {
     content: Option<(Header, Vec<Entry>)>,
     /// Length of the complete lines in bytes.

@@ -97,7 +97,7 @@ pub fn begin(
     };
     // Slices of one output share plan and slicing.
     for name in journal::list(dir)? {
-        let Some((other, _)) = journal::read(dir, &name)? else { continue };
+        let Some(other) = journal::read_header(dir, &name)? else { continue };
         if other.slice.map(|(_, count)| count) != slice.map(|s| s.count) {
             return Err(Mismatch::Slice.into_error(dir));
         }

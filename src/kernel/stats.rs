@@ -86,12 +86,7 @@ impl Lanes {
     #[inline(always)]
     pub(crate) fn add<const N: usize>(&mut self, t: &[f32; N], e: &[f32; N]) {
         // Locals, because the optimizer keeps them in registers.
-        let Lanes {
-            mut signal,
-            mut noise,
-            mut error,
-            ..
-        } = *self;
+        let Lanes { mut signal, mut noise, mut error, .. } = *self;
         for (t, e) in t.as_chunks::<LANES>().0.iter().zip(e.as_chunks::<LANES>().0) {
             for i in 0..LANES {
                 signal[i] += t[i] * t[i];
