@@ -1,6 +1,7 @@
 //! Throughput of the kernels, in GB/s of input, per instruction set; one thread. Run with `cargo bench --bench kernels`,
 //! optionally followed by `-- FILTER` (part of a kernel's name).
 #![expect(clippy::print_stdout, reason = "a benchmark reports on the terminal")]
+#![expect(clippy::unwrap_used, reason = "its tiles are valid")]
 
 use silicast::dtype::Dtype;
 use silicast::dtype::scheme::{Granularity, Rule};
