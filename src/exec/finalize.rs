@@ -172,7 +172,8 @@ pub fn statistics(dir: &OutputDir, plan: &Plan) -> Result<BTreeMap<u32, Stats>> 
             if !counted[index].insert(entry.range.0, entry.range.1) {
                 return;
             }
-            let counts = matches!(task.work, Work::Quantize { .. } | Work::Cast { .. }) || tile.non_finite > 0;
+            let counts =
+                matches!(task.work, Work::Quantize { .. } | Work::Cast { .. }) || tile.non_finite > 0;
             if counts {
                 totals.entry(task.output()).or_default().merge(&tile);
             }

@@ -19,17 +19,10 @@ fn every_bf16_value_is_cast_exactly() {
     // Rows of one exponent and sign, so that ordinary rows take the fast path.
     let shape = [512, 128];
     for (to, expected) in [
-        (
-            Dtype::F32,
-            (0..=u16::MAX)
-                .flat_map(|b| (u32::from(b) << 16).to_le_bytes())
-                .collect::<Vec<_>>(),
-        ),
+        (Dtype::F32, (0..=u16::MAX).flat_map(|b| (u32::from(b) << 16).to_le_bytes()).collect::<Vec<_>>()),
         (
             Dtype::F16,
-            (0..=u16::MAX)
-                .flat_map(|b| f16::from_f32(bf16::from_bits(b).to_f32()).to_le_bytes())
-                .collect(),
+            (0..=u16::MAX).flat_map(|b| f16::from_f32(bf16::from_bits(b).to_f32()).to_le_bytes()).collect(),
         ),
         (
             Dtype::BF16,
@@ -45,11 +38,8 @@ fn every_bf16_value_is_cast_exactly() {
             let x = bf16::from_bits(b).to_f32();
             x.is_finite() && f16::from_f32(x).is_infinite()
         };
-        let saturated = if to == Dtype::F16 {
-            (0..=u16::MAX).filter(|b| overflows(*b)).count() as u64
-        } else {
-            0
-        };
+        let saturated =
+            if to == Dtype::F16 { (0..=u16::MAX).filter(|b| overflows(*b)).count() as u64 } else { 0 };
         assert_eq!(found.stats.saturated, saturated, "{to}");
         assert_eq!(found.stats.noise.to_f64() > 0.0, to == Dtype::F16);
     }
@@ -58,9 +48,7 @@ fn every_bf16_value_is_cast_exactly() {
 #[test]
 fn every_bf16_value_is_quantized_by_the_rules() {
     // By exponent, so that every value is a large part of its row's maximum.
-    let x: Vec<u16> = (0..=u16::MAX)
-        .filter(|b| bf16::from_bits(*b).is_finite())
-        .collect();
+    let x: Vec<u16> = (0..=u16::MAX).filter(|b| bf16::from_bits(*b).is_finite()).collect();
     let bytes: Vec<u8> = x.iter().flat_map(|b| b.to_le_bytes()).collect();
     let values: Vec<f32> = x.iter().map(|b| bf16::from_bits(*b).to_f32()).collect();
     let shape = [510, 128];
@@ -78,24 +66,9 @@ fn every_bf16_value_is_quantized_by_the_rules() {
 fn every_code_decodes_by_one_rounded_product() {
     for element in CODES {
         let codes: Vec<u8> = (0..=255).cycle().take(256 * 9).collect();
-        let scales = [
-            1.0,
-            0.1,
-            3.0e-5,
-            1.0e-38,
-            1.0e-42,
-            700.0,
-            1.0e30,
-            2.0f32.powi(-127),
-            0.007_812_5,
-        ];
-        let values = Values::Scaled {
-            element,
-            codes: &codes,
-            scales: &scales,
-            block_rows: 1,
-            block_cols: 256,
-        };
+        let scales = [1.0, 0.1, 3.0e-5, 1.0e-38, 1.0e-42, 700.0, 1.0e30, 2.0f32.powi(-127), 0.007_812_5];
+        let values =
+            Values::Scaled { element, codes: &codes, scales: &scales, block_rows: 1, block_cols: 256 };
         let found = convert_everywhere(&values, [9, 256], To::Cast(Dtype::F32), KEEP).unwrap();
         for (i, bytes) in found.out.as_chunks::<4>().0.iter().enumerate() {
             let (code, scale) = (code_value(element, codes[i]), scales[i / 256]);
@@ -103,18 +76,9 @@ fn every_code_decodes_by_one_rounded_product() {
             // A product of an f32 and at most 8 bits is exact in f64.
             let expected = (f64::from(code) * f64::from(scale)) as f32;
             if code.is_nan() {
-                assert_eq!(
-                    found.to_bits(),
-                    0x7FC0_0000 | u32::from(codes[i] & 0x80) << 24,
-                    "{element} {i}"
-                );
+                assert_eq!(found.to_bits(), 0x7FC0_0000 | u32::from(codes[i] & 0x80) << 24, "{element} {i}");
             } else {
-                assert_eq!(
-                    found.to_bits(),
-                    expected.to_bits(),
-                    "{element} {:#x} × {scale:e}",
-                    codes[i]
-                );
+                assert_eq!(found.to_bits(), expected.to_bits(), "{element} {:#x} × {scale:e}", codes[i]);
             }
         }
     }
@@ -122,16 +86,7 @@ fn every_code_decodes_by_one_rounded_product() {
 
 #[test]
 fn non_finite_values_are_kept_on_request() {
-    let x = [
-        f32::NAN,
-        -f32::NAN,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        1.0,
-        -0.5,
-        -0.0,
-        0.0,
-    ];
+    let x = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.0, -0.5, -0.0, 0.0];
     let bytes = f32_bytes(&x);
     let codes = |rule| {
         let to = To::Quantize(rule, Granularity::Channel);
@@ -140,15 +95,9 @@ fn non_finite_values_are_kept_on_request() {
     let int8 = codes(Rule::Amax127);
     assert_eq!(int8.out, [0, 0, 127, -127i8 as u8, 127, -64i8 as u8, 0, 0]);
     assert_eq!(int8.scale(0), 1.0 / 127.0);
-    assert_eq!(
-        (int8.stats.non_finite, int8.stats.saturated, int8.stats.elements),
-        (4, 0, 8)
-    );
+    assert_eq!((int8.stats.non_finite, int8.stats.saturated, int8.stats.elements), (4, 0, 8));
     assert_eq!(codes(Rule::Amax127Bf16).out[3], -128i8 as u8);
-    assert_eq!(
-        codes(Rule::Amax448).out,
-        [0x7F, 0xFF, 0x7E, 0xFE, 0x7E, 0xF6, 0x80, 0x00]
-    );
+    assert_eq!(codes(Rule::Amax448).out, [0x7F, 0xFF, 0x7E, 0xFE, 0x7E, 0xF6, 0x80, 0x00]);
     assert!(int8.stats.sqnr_db().unwrap() > 40.0);
 }
 
@@ -195,32 +144,15 @@ fn saturation_is_counted_where_codes_are_clamped() {
 
 #[test]
 fn limits_between_fast_and_careful_paths_do_not_show() {
-    let limits = [
-        65504.0,
-        65520.0,
-        65536.0,
-        2f32.powi(-40),
-        2f32.powi(51),
-        2f32.powi(127),
-        3.389_531_4e38,
-        f32::MAX,
-    ];
+    let limits =
+        [65504.0, 65520.0, 65536.0, 2f32.powi(-40), 2f32.powi(51), 2f32.powi(127), 3.389_531_4e38, f32::MAX];
     for limit in limits {
-        for bits in [
-            limit.to_bits() - 1,
-            limit.to_bits(),
-            limit.to_bits() + 1,
-            limit.to_bits() + 0x7FFF,
-        ] {
+        for bits in [limit.to_bits() - 1, limit.to_bits(), limit.to_bits() + 1, limit.to_bits() + 0x7FFF] {
             let amax = f32::from_bits(bits.min(f32::MAX.to_bits()));
             let x = [amax, -amax, amax / 2.0, amax / 300.0, -0.0, amax / 1e9];
             let bytes = f32_bytes(&x);
             let quantizers = RULES.map(|rule| To::Quantize(rule, Granularity::Channel));
-            for to in [Dtype::BF16, Dtype::F16, Dtype::F32]
-                .map(To::Cast)
-                .into_iter()
-                .chain(quantizers)
-            {
+            for to in [Dtype::BF16, Dtype::F16, Dtype::F32].map(To::Cast).into_iter().chain(quantizers) {
                 let found = convert_everywhere(&Values::F32(&bytes), [1, 6], to, STRICT).unwrap();
                 if let To::Cast(Dtype::F16) = to {
                     let expected: Vec<u8> = x.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
@@ -253,15 +185,11 @@ fn extreme_rows_keep_their_statistics() {
 fn gaussian_noise_has_the_published_ratios() {
     let mut random = Random(3);
     let mut uniform = || (random.next() >> 11) as f64 / (1u64 << 53) as f64;
-    let x: Vec<f32> = (0..256 * 4096)
-        .map(|_| ((0..12).map(|_| uniform()).sum::<f64>() - 6.0) as f32)
-        .collect();
+    let x: Vec<f32> =
+        (0..256 * 4096).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() - 6.0) as f32).collect();
     let bytes = f32_bytes(&x);
     let sqnr = |to| {
-        convert(Some(Isa::detect()), &Values::F32(&bytes), [256, 4096], to, STRICT)
-            .unwrap()
-            .stats
-            .sqnr_db()
+        convert(Some(Isa::detect()), &Values::F32(&bytes), [256, 4096], to, STRICT).unwrap().stats.sqnr_db()
     };
     let blocks = Granularity::Block { rows: 128, cols: 128 };
     // E4M3 31.5 dB, BF16 55.6 dB, binary16 73.7 dB; int8 41.2 dB, a little more with the sum's shorter tails.
@@ -281,10 +209,9 @@ fn gaussian_noise_has_the_published_ratios() {
 #[test]
 fn empty_tiles_are_nothing() {
     for shape in [[0, 5], [5, 0], [0, 0]] {
-        for to in [
-            To::Cast(Dtype::BF16),
-            To::Quantize(Rule::Amax127, Granularity::Block { rows: 2, cols: 2 }),
-        ] {
+        for to in
+            [To::Cast(Dtype::BF16), To::Quantize(Rule::Amax127, Granularity::Block { rows: 2, cols: 2 })]
+        {
             let found = convert_everywhere(&Values::Bf16(&[]), shape, to, STRICT).unwrap();
             assert_eq!(found.stats, Stats::default(), "{to:?}");
         }
@@ -296,12 +223,7 @@ fn scales_decode_exactly() {
     let mut out = vec![1.0];
     let bf16s: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     kernel::decode_scales(Dtype::BF16, &bf16s, &mut out);
-    assert!(
-        (0..=u16::MAX)
-            .zip(&out)
-            .all(|(b, x)| x.to_bits() == u32::from(b) << 16)
-            && out.len() == 65536
-    );
+    assert!((0..=u16::MAX).zip(&out).all(|(b, x)| x.to_bits() == u32::from(b) << 16) && out.len() == 65536);
     kernel::decode_scales(Dtype::F16, &bf16s, &mut out);
     let same = |b: u16, x: f32| f16::from_bits(b).is_nan() && x.is_nan() || f16::from_bits(b).to_f32() == x;
     assert!((0..=u16::MAX).zip(&out).all(|(b, x)| same(b, *x)) && out.len() == 65536);
@@ -318,19 +240,8 @@ fn scales_decode_exactly() {
 
 #[test]
 fn powers_of_two_are_recognized() {
-    assert_eq!(
-        kernel::first_not_power_of_two(&[1.0, 2f32.powi(-127), 2f32.powi(127), 0.5]),
-        None
-    );
-    for x in [
-        0.0,
-        -1.0,
-        3.0,
-        1.0 + f32::EPSILON,
-        f32::NAN,
-        f32::INFINITY,
-        f32::from_bits(1),
-    ] {
+    assert_eq!(kernel::first_not_power_of_two(&[1.0, 2f32.powi(-127), 2f32.powi(127), 0.5]), None);
+    for x in [0.0, -1.0, 3.0, 1.0 + f32::EPSILON, f32::NAN, f32::INFINITY, f32::from_bits(1)] {
         assert_eq!(kernel::first_not_power_of_two(&[1.0, x, 3.0]), Some(1), "{x:e}");
     }
 }
@@ -338,9 +249,7 @@ fn powers_of_two_are_recognized() {
 #[test]
 fn non_finite_elements_are_counted_in_copied_tensors() {
     let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
-    let words: Vec<u8> = (0..=u16::MAX)
-        .flat_map(|b| [0, 0, b as u8, (b >> 8) as u8])
-        .collect();
+    let words: Vec<u8> = (0..=u16::MAX).flat_map(|b| [0, 0, b as u8, (b >> 8) as u8]).collect();
     // More than one group of byte counters, all of them hits.
     let nans = vec![0xFF; 100_000];
     for isa in Isa::available() {

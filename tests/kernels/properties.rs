@@ -44,11 +44,7 @@ fn sink() -> impl Strategy<Value = To> {
 fn shape() -> impl Strategy<Value = [usize; 2]> {
     (
         1usize..9,
-        prop_oneof![
-            1usize..40,
-            100usize..300,
-            prop::sample::select(vec![128, 2047, 2048, 2049, 4111])
-        ],
+        prop_oneof![1usize..40, 100usize..300, prop::sample::select(vec![128, 2047, 2048, 2049, 4111])],
     )
         .prop_map(|(r, c)| [r, c])
 }
@@ -98,12 +94,7 @@ impl Source {
                 }
             })
             .collect();
-        Self {
-            dtype,
-            bytes,
-            scales,
-            block,
-        }
+        Self { dtype, bytes, scales, block }
     }
 
     fn values(&self) -> Values<'_> {

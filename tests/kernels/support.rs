@@ -5,27 +5,13 @@ use silicast::dtype::Dtype;
 use silicast::dtype::scheme::{Granularity, Rule};
 use silicast::kernel::{self, Fault, Isa, Policy, Sink, Stats, Values, reference};
 
-pub(crate) const KEEP: Policy = Policy {
-    keep_non_finite: true,
-};
-pub(crate) const STRICT: Policy = Policy {
-    keep_non_finite: false,
-};
+pub(crate) const KEEP: Policy = Policy { keep_non_finite: true };
+pub(crate) const STRICT: Policy = Policy { keep_non_finite: false };
 
-pub(crate) const RULES: [Rule; 5] = [
-    Rule::Amax127,
-    Rule::Amax127Bf16,
-    Rule::Ct127Bf16,
-    Rule::Amax448,
-    Rule::DeepseekUe8m0,
-];
-pub(crate) const CODES: [Dtype; 5] = [
-    Dtype::I8,
-    Dtype::F8E4M3,
-    Dtype::F8E5M2,
-    Dtype::F8E4M3Fnuz,
-    Dtype::F8E5M2Fnuz,
-];
+pub(crate) const RULES: [Rule; 5] =
+    [Rule::Amax127, Rule::Amax127Bf16, Rule::Ct127Bf16, Rule::Amax448, Rule::DeepseekUe8m0];
+pub(crate) const CODES: [Dtype; 5] =
+    [Dtype::I8, Dtype::F8E4M3, Dtype::F8E5M2, Dtype::F8E4M3Fnuz, Dtype::F8E5M2Fnuz];
 
 /// A sink without its buffers.
 #[derive(Clone, Copy, Debug)]
@@ -69,23 +55,14 @@ pub(crate) fn convert(
         To::Quantize(rule, granularity) => {
             let [grid_rows, grid_cols] = granularity.grid(rows as u64, cols as u64);
             scales = vec![f32::NAN; (grid_rows * grid_cols) as usize];
-            Sink::Quantize {
-                rule,
-                granularity,
-                codes: &mut out,
-                scales: &mut scales,
-            }
+            Sink::Quantize { rule, granularity, codes: &mut out, scales: &mut scales }
         }
     };
     let stats = match isa {
         Some(isa) => kernel::convert(isa, values, rows, cols, sink, policy)?,
         None => reference::convert(values, rows, cols, sink, policy)?,
     };
-    Ok(Converted {
-        out,
-        scales: scales.into_iter().map(f32::to_bits).collect(),
-        stats,
-    })
+    Ok(Converted { out, scales: scales.into_iter().map(f32::to_bits).collect(), stats })
 }
 
 /// Asserts equality, naming the first difference rather than every byte.
@@ -93,20 +70,12 @@ pub(crate) fn assert_same(found: &Result<Converted, Fault>, expected: &Result<Co
     match (found, expected) {
         (Ok(found), Ok(expected)) => {
             let differs = |a: &[u8], b: &[u8]| (0..a.len().max(b.len())).find(|i| a.get(*i) != b.get(*i));
-            assert_eq!(
-                differs(&found.out, &expected.out),
-                None,
-                "{what}: first byte that differs"
-            );
+            assert_eq!(differs(&found.out, &expected.out), None, "{what}: first byte that differs");
             assert!(found.scales == expected.scales, "{what}: scales");
             assert_eq!(found.stats, expected.stats, "{what}");
         }
         (Err(found), Err(expected)) => assert_eq!(found, expected, "{what}"),
-        _ => panic!(
-            "{what}: found {:?}, expected {:?}",
-            found.as_ref().err(),
-            expected.as_ref().err()
-        ),
+        _ => panic!("{what}: found {:?}, expected {:?}", found.as_ref().err(), expected.as_ref().err()),
     }
 }
 
@@ -179,22 +148,15 @@ pub(crate) fn oracle_code(rule: Rule, x: f32, scale: f32) -> u8 {
             };
             let low = if rule == Rule::Amax127 { -127 } else { -128 };
             let distance = |q: i32| (f64::from(q) - f64::from(t)).abs();
-            let q = (low..=127).min_by(|a, b| {
-                distance(*a)
-                    .total_cmp(&distance(*b))
-                    .then_with(|| (a & 1).cmp(&(b & 1)))
-            });
+            let q = (low..=127)
+                .min_by(|a, b| distance(*a).total_cmp(&distance(*b)).then_with(|| (a & 1).cmp(&(b & 1))));
             q.unwrap() as i8 as u8
         }
         _ => {
             let t = (x / scale).clamp(-448.0, 448.0);
             let distance = |c: u8| (f64::from(code_value(Dtype::F8E4M3, c)) - f64::from(t.abs())).abs();
             let code = (0..0x7F)
-                .min_by(|a, b| {
-                    distance(*a)
-                        .total_cmp(&distance(*b))
-                        .then_with(|| (a & 1).cmp(&(b & 1)))
-                })
+                .min_by(|a, b| distance(*a).total_cmp(&distance(*b)).then_with(|| (a & 1).cmp(&(b & 1))))
                 .unwrap();
             code | if t.is_sign_negative() { 0x80 } else { 0 }
         }
@@ -221,21 +183,12 @@ pub(crate) fn check_quantized(
         let a = &mut amax[unit(i / cols, i % cols)];
         *a = a.max(x.abs());
     }
-    let element = if matches!(rule, Rule::Amax448 | Rule::DeepseekUe8m0) {
-        Dtype::F8E4M3
-    } else {
-        Dtype::I8
-    };
+    let element = if matches!(rule, Rule::Amax448 | Rule::DeepseekUe8m0) { Dtype::F8E4M3 } else { Dtype::I8 };
     let (mut signal, mut noise, mut largest) = (0.0f64, 0.0f64, 0.0f64);
     for (i, x) in x.iter().enumerate() {
         let u = unit(i / cols, i % cols);
         let scale = oracle_scale(rule, amax[u]);
-        assert_eq!(
-            found.scale(u).to_bits(),
-            scale.to_bits(),
-            "{rule:?} amax {:e}",
-            amax[u]
-        );
+        assert_eq!(found.scale(u).to_bits(), scale.to_bits(), "{rule:?} amax {:e}", amax[u]);
         let code = oracle_code(rule, *x, scale);
         assert_eq!(found.out[i], code, "{rule:?} {x:e} / {scale:e}");
         let error = f64::from(*x) - f64::from(code_value(element, code)) * f64::from(scale);
@@ -250,30 +203,15 @@ pub(crate) fn check_quantized(
         );
     };
     // Squares below the range of f32 relative to the scale's vanish: values far below the floor of a scale.
-    let scale = (0..found.scales.len())
-        .map(|u| f64::from(found.scale(u)))
-        .fold(0.0, f64::max);
+    let scale = (0..found.scales.len()).map(|u| f64::from(found.scale(u))).fold(0.0, f64::max);
     let vanished = scale * scale * 1e-37 * x.len() as f64;
     close("signal", found.stats.signal.to_f64(), signal, vanished);
     // Errors of single operations on t (up to 448) enter the noise absolutely.
-    close(
-        "noise",
-        found.stats.noise.to_f64(),
-        noise,
-        signal * 1e-13 + vanished,
-    );
+    close("noise", found.stats.noise.to_f64(), noise, signal * 1e-13 + vanished);
     let top = f64::from(amax.iter().fold(0.0f32, |a, b| a.max(*b)));
-    close(
-        "largest error",
-        found.stats.max_abs_error.into(),
-        largest,
-        top * 1e-6,
-    );
+    close("largest error", found.stats.max_abs_error.into(), largest, top * 1e-6);
     assert_eq!(found.stats.elements, x.len() as u64);
-    assert_eq!(
-        found.stats.zero_rows,
-        amax.iter().filter(|a| **a == 0.0).count() as u64
-    );
+    assert_eq!(found.stats.zero_rows, amax.iter().filter(|a| **a == 0.0).count() as u64);
     assert_eq!((found.stats.non_finite, found.stats.zero_scale_codes), (0, 0));
 }
 
