@@ -40,6 +40,7 @@ pub fn compile(checkpoint: &Checkpoint, target: &str, recipe: Recipe) -> Result<
         ignore: recipe.ignore,
         nan: recipe.nan.unwrap_or_default(),
         allow_code_files: recipe.allow_code_files.unwrap_or_default(),
+        shard_bytes: recipe.shard_bytes.unwrap_or(target.shard_bytes).max(1),
     };
     let header = Header {
         target: recipe.target.clone(),

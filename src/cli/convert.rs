@@ -246,7 +246,12 @@ fn warn_about(plan: &Plan, statistics: &BTreeMap<u32, Stats>, ui: &Ui) {
             ui.warn(&format!("{}: {} NaN or infinite values", name(i), stats.non_finite));
         }
         if stats.zero_scale_codes > 0 {
-            ui.warn(&format!("{}: {} non-zero codes under a scale of zero", name(i), stats.zero_scale_codes));
+            let what = if stats.elements > 0 {
+                "non-zero codes under a scale of zero"
+            } else {
+                "scales are zero or negative"
+            };
+            ui.warn(&format!("{}: {} {what}", name(i), stats.zero_scale_codes));
         }
         if stats.saturated > 0 {
             ui.warn(&format!("{}: {} values beyond the range of the format", name(i), stats.saturated));

@@ -177,6 +177,9 @@ struct ConvertArgs {
     /// Copy the source's Python files, which an engine may execute
     #[arg(long)]
     allow_code_files: bool,
+    /// Most tensor payload of a shard; 4 GiB by default
+    #[arg(long, value_name = "SIZE")]
+    shard_size: Option<SizeArg>,
     /// Tensor-parallel ranks of the artifact
     #[arg(long, value_name = "N")]
     tp: Option<u32>,
@@ -272,6 +275,7 @@ impl ConvertArgs {
                 NanArg::Keep => NanPolicy::Keep,
             }),
             allow_code_files: self.allow_code_files.then_some(true),
+            shard_bytes: self.shard_size.map(|s| s.0),
         }))
     }
 

@@ -4,7 +4,7 @@
 //! measured in units (bytes of a copy, rows of a matrix) that can be cut anywhere at a multiple of `granule`; every cut
 //! gives the same bytes. The executor turns tasks into tiles; `plan` prices them with the same functions.
 
-use super::{Expr, Plan};
+use super::{Expr, Output, Plan};
 use crate::checkpoint::TensorId;
 use crate::dtype::Dtype;
 use crate::dtype::scheme::{Granularity, Scheme};
@@ -24,6 +24,8 @@ pub enum Work {
         source: TensorId,
         /// The output.
         output: u32,
+        /// Whether the tensor holds scales.
+        scale: bool,
     },
     /// Stored scales to F32; the unit is a scale.
     ScaleF32 {
@@ -246,7 +248,7 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
         let [rows, cols] = output.ty.matrix();
         let task = match &output.expr {
             Expr::Load(source) => Task {
-                work: Work::Copy { source: *source, output: i },
+                work: Work::Copy { source: *source, output: i, scale: is_scale(output) },
                 shard,
                 units: output.bytes(),
                 // A whole number of elements of any format, and of cache lines.
@@ -303,6 +305,11 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
         (t.shard, place.map(|p| p.offset), t.output())
     });
     Ok(tasks)
+}
+
+/// Whether an output that is copied holds the scales of a quantized weight.
+fn is_scale(output: &Output) -> bool {
+    output.scheme.is_some() && output.ty.dtype.is_plain_float() && output.name.contains(".weight_scale")
 }
 
 /// Rows that a tile must hold whole: the scale blocks of source and target.
