@@ -32,11 +32,11 @@ pub(super) fn run(out: &Path, overwrite: bool, sha256: bool, ui: &Ui) -> Result<
     let lock = RunLock::exclusive(&dir)?;
     let (plan, digest) = finalize::read_plan(&dir)?;
     let finished = finalize::collect(&dir, &plan, &digest)?;
-    let statistics = finalize::statistics(&dir, &plan)?;
+    let losses = finalize::losses(&dir, &plan)?;
     finalize::write_manifest(&dir, &finished, sha256)?;
     validate::quick(dir.path(), &plan)?;
     finalize::seal(&dir, &lock, out, overwrite)?;
-    let worst = worst(&plan, &statistics);
+    let worst = worst(&plan, &losses);
     if ui.json() {
         ui.document(&Document {
             out: out.display().to_string(),

@@ -158,28 +158,55 @@ fn is_working_file(name: &str) -> bool {
         || name == PATCH_PATH
 }
 
-/// Statistics of every output that was computed, by output index, from the journals.
-pub fn statistics(dir: &OutputDir, plan: &Plan) -> Result<BTreeMap<u32, Stats>> {
+/// What the conversion did to one output.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// Signal-to-quantization-noise ratio; `None` where nothing was lost.
+    pub sqnr_db: Option<f64>,
+    /// Whether values were computed, not only copied.
+    pub computed: bool,
+    /// As [`Stats::zero_rows`].
+    pub zero_rows: u64,
+    /// As [`Stats::saturated`].
+    pub saturated: u64,
+    /// As [`Stats::non_finite`].
+    pub non_finite: u64,
+    /// As [`Stats::zero_scale_codes`]; for scales that are copied, those that are zero or negative.
+    pub zero_scale_codes: u64,
+}
+
+/// What became of every output that was computed or that holds odd values, by output index, from the journals.
+pub fn losses(dir: &OutputDir, plan: &Plan) -> Result<BTreeMap<u32, Loss>> {
     let tasks = cost::tasks(plan)?;
-    let mut totals: BTreeMap<u32, Stats> = BTreeMap::new();
-    let mut counted = vec![Done::default(); tasks.len()];
+    let mut losses: BTreeMap<u32, Loss> = BTreeMap::new();
     for name in journal::list(dir)? {
-        // The latest line of a range counts: an earlier one stands for bytes that failed verification and were computed
-        // again, perhaps in other cuts.
-        journal::for_each_latest_first(dir, &name, |entry| {
-            let index = entry.task as usize;
-            let (Some(task), Some(tile)) = (tasks.get(index), stats::from_text(&entry.stats)) else { return };
-            if !counted[index].insert(entry.range.0, entry.range.1) {
-                return;
+        journal::for_each_task(dir, &name, |task, entries| {
+            let Some(task) = tasks.get(task as usize) else { return };
+            // The latest line of a range counts: an earlier one stands for bytes that failed verification and were
+            // computed again, perhaps in other cuts.
+            let (mut counted, mut total) = (Done::default(), Stats::default());
+            for entry in entries {
+                if let Some(tile) = stats::from_text(&entry.stats)
+                    && counted.insert(entry.range.0, entry.range.1)
+                {
+                    total.merge(&tile);
+                }
             }
-            let counts =
-                matches!(task.work, Work::Quantize { .. } | Work::Cast { .. }) || tile.non_finite > 0;
-            if counts {
-                totals.entry(task.output()).or_default().merge(&tile);
+            let computed = matches!(task.work, Work::Quantize { .. } | Work::Cast { .. });
+            if computed || total.non_finite > 0 || total.zero_scale_codes > 0 {
+                let loss = Loss {
+                    sqnr_db: total.sqnr_db(),
+                    computed,
+                    zero_rows: total.zero_rows,
+                    saturated: total.saturated,
+                    non_finite: total.non_finite,
+                    zero_scale_codes: total.zero_scale_codes,
+                };
+                losses.insert(task.output(), loss);
             }
         })?;
     }
-    Ok(totals)
+    Ok(losses)
 }
 
 /// Writes the manifest. Everything that it lists is synced.

@@ -218,20 +218,27 @@ pub fn read_header(dir: &OutputDir, name: &str) -> Result<Option<Header>> {
     header.map(Some).map_err(|e| e.file(dir.path().join(name).display()))
 }
 
-/// Calls `f` for every complete entry of the journal `name`, the latest first, holding one entry at a time.
+/// Calls `f` with the entries of each task of the journal `name`, the latest first, holding those of one task at a time.
+/// Tasks come in ascending order.
 ///
 /// # Errors
 /// As [`read`].
-pub fn for_each_latest_first(dir: &OutputDir, name: &str, mut f: impl FnMut(Entry)) -> Result<()> {
+pub fn for_each_task(dir: &OutputDir, name: &str, mut f: impl FnMut(u32, Vec<Entry>)) -> Result<()> {
     let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(()) };
-    let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').skip(1).collect();
-    for (at, line) in lines.iter().enumerate().rev() {
-        // What follows the last newline is a torn line.
-        if line.last() != Some(&b'\n') {
-            continue;
-        }
-        let entry = serde_json::from_slice(line).map_err(|e| malformed(at as u64 + 2, &e));
-        f(entry.map_err(|e| e.file(dir.path().join(name).display()))?);
+    let located = |e: Error| e.file(dir.path().join(name).display());
+    // What follows the last newline is a torn line.
+    let lines = bytes.split_inclusive(|&b| b == b'\n').zip(1u64..).skip(1);
+    let mut order: Vec<(u32, u64, &[u8])> = Vec::new();
+    for (line, number) in lines.filter(|(line, _)| line.last() == Some(&b'\n')) {
+        let entry: Entry = serde_json::from_slice(line).map_err(|e| located(malformed(number, &e)))?;
+        order.push((entry.task, number, line));
+    }
+    order.sort_unstable_by_key(|(task, number, _)| (*task, std::cmp::Reverse(*number)));
+    for group in order.chunk_by(|a, b| a.0 == b.0) {
+        let parse = |(_, number, line): &(u32, u64, &[u8])| {
+            serde_json::from_slice(line).map_err(|e| located(malformed(*number, &e)))
+        };
+        f(group[0].0, group.iter().map(parse).collect::<Result<_>>()?);
     }
     Ok(())
 }

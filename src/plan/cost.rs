@@ -331,6 +331,33 @@ fn lcm(a: u64, b: u64) -> u64 {
     a / gcd(a, b) * b
 }
 
+/// Memory of a plan of `inputs` and `outputs` tensors with everything derived from it, in bytes: measured, rounded up.
+/// The quick check at the end, which opens the artifact, included.
+fn plan_memory(plan: &Plan) -> u64 {
+    (8 << 20) + 260 * plan.inputs.len() as u64 + 700 * plan.outputs.len() as u64
+}
+
+/// What a memory budget leaves for tiles: peak memory is promised to stay below the budget and 128 MiB, most of which a
+/// plan may use; a larger one is paid from the budget.
+///
+/// # Errors
+/// Exit 2 when nothing useful is left.
+pub fn tile_budget(plan: &Plan, memory: u64) -> Result<u64> {
+    const FREE: u64 = 96 << 20;
+    const LEAST: u64 = 16 << 20;
+    let excess = plan_memory(plan).saturating_sub(FREE);
+    match memory.checked_sub(excess).filter(|left| *left >= LEAST) {
+        Some(left) => Ok(left),
+        None => Err(Error::usage(
+            "memory-too-small",
+            "the plan of so many tensors does not fit the memory budget",
+        )
+        .expected(format!("--memory of at least {} bytes", excess + LEAST))
+        .found(format!("{memory} bytes for {} tensors", plan.outputs.len()))
+        .fix("raise --memory")),
+    }
+}
+
 /// How much of a memory budget one tile may use, so that `jobs` tiles fit.
 pub fn tile_limit(budget: u64, jobs: u64) -> u64 {
     (budget / (2 * jobs.max(1))).clamp(1 << 16, TILE_BYTES)
