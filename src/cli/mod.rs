@@ -365,7 +365,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<u8> {
             convert::run(&request, ui)
         }
         Command::Finalize { out, overwrite, digest } => {
-            finalize::run(&out, overwrite, digest == Some(DigestArg::Sha256), ui)
+            finalize::run(&out, overwrite, digest == Some(DigestArg::Sha256), jobs(None)?, ui)
         }
         Command::Diff { a, b, jobs: asked } => diff::run(&a, &b, jobs(asked)?, ui),
         Command::Verify { out, jobs: asked } => verify::run(&out, jobs(asked)?, ui),
