@@ -16,7 +16,7 @@
 //! Weights are decoded. Every pattern of the recipe matches something.
 
 use super::{Context, Outcome, Pass, PassSpec};
-use crate::checkpoint::{Kind, Part, Role, fused_group, module_of};
+use crate::checkpoint::{Kind, Part, Role, fused_group, looks_linear, module_of};
 use crate::dtype::Dtype;
 use crate::dtype::scheme::{Granularity, Scheme};
 use crate::error::{Error, Result};
@@ -132,19 +132,15 @@ fn not_a_linear(output: &Output, role: &Role) -> Option<Reason> {
     Some(reason.into())
 }
 
-/// Whether an unknown family's `*.weight` matrix may be a linear: names that hint at anything else say no.
-fn looks_linear(name: &str) -> bool {
-    let module = module_of(name).to_ascii_lowercase();
-    let last = module.rsplit('.').next().unwrap_or_default();
-    let elsewhere = ["embed", "norm", "router", "conv", "position", "pos_emb", "lm_head", "shared_head", "classifier"];
-    let exact = ["gate", "head", "wte", "wpe", "ln_f"];
-    name.ends_with(".weight") && !elsewhere.iter().any(|hint| module.contains(hint)) && !exact.contains(&last)
-}
-
 fn widen_bias(output: &mut Output, role: &Role, cx: &Context<'_>) {
-    let linear_bias = role.part == Part::Bias && output.ty.shape.len() == 1 && !matches!(role.kind, Kind::Norm | Kind::IndexerNorm | Kind::Router);
-    let narrow = matches!(output.ty.dtype, Dtype::BF16 | Dtype::F16);
-    if linear_bias && narrow && cx.engine.bias_in_f32() {
+    let no_linear = matches!(role.kind, Kind::Norm | Kind::IndexerNorm | Kind::Router);
+    if !cx.engine.bias_in_f32() || role.part != Part::Bias || no_linear || output.ty.shape.len() != 1 {
+        return;
+    }
+    // A convolution has a bias too; a linear's weight is a matrix.
+    let weight = cx.checkpoint.find(&format!("{}.weight", module_of(&output.name)));
+    let of_matrix = weight.is_some_and(|id| cx.checkpoint.tensor(id).shape.len() == 2);
+    if of_matrix && matches!(output.ty.dtype, Dtype::BF16 | Dtype::F16) {
         output.expr = Expr::Cast { value: Box::new(output.expr.clone()), to: Dtype::F32 };
         output.ty = Ty { dtype: Dtype::F32, shape: output.ty.shape.clone() };
         output.fate = Fate::Reencoded;
@@ -181,11 +177,17 @@ fn unify_fused_groups(
             let [first, rest] = [members[0], members[members.len() - 1]];
             let float = members.iter().copied().find(|i| verdicts[*i].is_err()).unwrap_or(first);
             let other = members.iter().copied().find(|i| verdicts[*i].is_ok()).unwrap_or(rest);
-            return Err(Error::usage("fused-group-split", "the parts of a fused module must share one scheme")
-                .tensor(&plan.outputs[float].name)
-                .expected(format!("the same fate as {}, which the engine fuses with it", plan.outputs[other].name))
-                .found("one part quantized, another left in float")
-                .fix("let --ignore and --include name all parts of the fused module or none"));
+            return Err(Error::usage(
+                "fused-group-split",
+                "the parts of a fused module must share one scheme",
+            )
+            .tensor(&plan.outputs[float].name)
+            .expected(format!(
+                "the same fate as {}, which the engine fuses with it",
+                plan.outputs[other].name
+            ))
+            .found("one part quantized, another left in float")
+            .fix("let --ignore and --include name all parts of the fused module or none"));
         }
         if let Some((i, rows, block)) = unaligned_part(plan, &members, verdicts)
             && !is_native_block(&plan.outputs[i], verdicts[i].as_ref().ok())
@@ -217,7 +219,7 @@ fn unaligned_part(
     parts.iter().find_map(|i| match verdicts[*i].as_ref().ok()?.granularity {
         Granularity::Block { rows, .. } => {
             let n = plan.outputs[*i].ty.matrix()[0];
-            (n % u64::from(rows) != 0).then_some((*i, n, rows))
+            (!n.is_multiple_of(u64::from(rows))).then_some((*i, n, rows))
         }
         _ => None,
     })
@@ -251,10 +253,13 @@ impl Patterns {
     fn check_all_match(&self, plan: &Plan) -> Result<()> {
         for pattern in self.include.iter().chain(&self.ignore) {
             if !plan.outputs.iter().any(|o| pattern.matches(&o.name, module_of(&o.name))) {
-                return Err(Error::usage("pattern-matches-nothing", "a pattern matches no tensor and no module")
-                    .expected("an exact name, a glob, or re:REGEX that matches at the start of a name")
-                    .found(pattern.text())
-                    .fix("list the names with `silicast plan`, then correct the pattern"));
+                return Err(Error::usage(
+                    "pattern-matches-nothing",
+                    "a pattern matches no tensor and no module",
+                )
+                .expected("an exact name, a glob, or re:REGEX that matches at the start of a name")
+                .found(pattern.text())
+                .fix("list the names with `silicast plan`, then correct the pattern"));
             }
         }
         Ok(())

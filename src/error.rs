@@ -193,8 +193,7 @@ pub fn quote(text: &str, max: usize) -> String {
             break;
         }
         // Bidirectional controls reorder what a terminal shows; U+2028/9 break lines.
-        let unsafe_format =
-            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        let unsafe_format = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
         if c.is_control() || unsafe_format {
             out.extend(c.escape_unicode());
         } else {
@@ -235,7 +234,8 @@ mod tests {
 
     #[test]
     fn display_names_everything_and_escapes_control_characters() {
-        let e = Error::input("st-name", "bad name").file("a.safetensors").tensor("x\n\x1b[31m").fix("rename it");
+        let e =
+            Error::input("st-name", "bad name").file("a.safetensors").tensor("x\n\x1b[31m").fix("rename it");
         assert_eq!(
             e.to_string(),
             "bad name\n  file:     a.safetensors\n  tensor:   x\\u{a}\\u{1b}[31m\n  fix:      rename it"

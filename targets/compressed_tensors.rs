@@ -7,7 +7,7 @@
 
 use super::Preset;
 use super::engine::{Dialect, Engine, set_compute_dtype, without_quantization};
-use crate::checkpoint::{Kind, Part, Role, module_of};
+use crate::checkpoint::{Kind, Part, Role, looks_like_lookup, module_of};
 use crate::dtype::scheme::{Granularity, Rule, Scheme};
 use crate::plan::Fate;
 use serde_json::{Map, Value, json};
@@ -33,8 +33,12 @@ impl Engine for CompressedTensors {
             Kind::IndexerWeights => Some("indexer weights projection, built without quantization"),
             Kind::Multimodal => Some("vision or audio tower"),
             // DeepSeek's own FP8 releases quantize these two, and the engines read them so.
-            Kind::KvBProj if preset.format != NATIVE => Some("split for MLA absorption: a BF16 kv_b_proj loads everywhere"),
-            Kind::IndexerWk if preset.format != NATIVE => Some("indexer key projection, merged with a float module"),
+            Kind::KvBProj if preset.format != NATIVE => {
+                Some("split for MLA absorption: a BF16 kv_b_proj loads everywhere")
+            }
+            Kind::IndexerWk if preset.format != NATIVE => {
+                Some("indexer key projection, merged with a float module")
+            }
             _ => None,
         }
     }
@@ -85,7 +89,8 @@ fn float_linears(cx: &Dialect<'_>) -> Vec<Value> {
             && output.ty.shape.len() == 2
             && output.ty.dtype.is_plain_float()
             && output.scheme.is_none()
-            && !matches!(role.kind, Kind::Embed | Kind::Norm | Kind::IndexerNorm);
+            && !matches!(role.kind, Kind::Embed | Kind::Norm | Kind::IndexerNorm)
+            && !(role.kind == Kind::Other && looks_like_lookup(module_of(&output.name)));
         if linear {
             has_head |= role.kind == Kind::LmHead;
             modules.push(module_of(&output.name).into());

@@ -1,8 +1,8 @@
 //! Engine dialects: how one serving engine wants names, files and configuration.
 
+use super::Preset;
 use super::compressed_tensors::CompressedTensors;
 use super::vllm_ascend::VllmAscend;
-use super::Preset;
 use crate::checkpoint::{Checkpoint, Role};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -89,8 +89,19 @@ pub fn without_quantization(config: &Map<String, Value>) -> Map<String, Value> {
     config
 }
 
-/// States the compute dtype under the key that the source uses (`dtype` in newer releases, `torch_dtype` otherwise).
+/// States the compute dtype: `torch_dtype`, and `dtype` where a newer release has it, nested configurations included.
 pub fn set_compute_dtype(config: &mut Map<String, Value>, dtype: &str) {
-    let key = if config.contains_key("dtype") && !config.contains_key("torch_dtype") { "dtype" } else { "torch_dtype" };
-    config.insert(key.to_owned(), Value::from(dtype));
+    for nested in ["text_config", "llm_config"] {
+        if let Some(Value::Object(inner)) = config.get_mut(nested) {
+            for key in ["torch_dtype", "dtype"] {
+                if inner.contains_key(key) {
+                    inner.insert(key.to_owned(), Value::from(dtype));
+                }
+            }
+        }
+    }
+    if config.contains_key("dtype") {
+        config.insert("dtype".to_owned(), Value::from(dtype));
+    }
+    config.insert("torch_dtype".to_owned(), Value::from(dtype));
 }

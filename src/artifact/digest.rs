@@ -165,13 +165,16 @@ mod tests {
         sha.update(b"a");
         sha.update(b"bc");
         assert_eq!(sha.finish(), SHA_ABC);
-        assert_eq!(Digester::new(false).finish(), FileDigest { bytes: 0, blake3: BLAKE3_EMPTY.into(), sha256: None });
+        assert_eq!(
+            Digester::new(false).finish(),
+            FileDigest { bytes: 0, blake3: BLAKE3_EMPTY.into(), sha256: None }
+        );
         assert!(is_hex_256(SHA_ABC) && !is_hex_256(&SHA_ABC.to_uppercase()) && !is_hex_256(&SHA_ABC[1..]));
     }
 
     #[test]
     fn a_reader_in_small_steps_and_a_writer_agree() {
-        let data: Vec<u8> = (0..100_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..100_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let mut writer = DigestWriter::new(Vec::new(), true);
         for part in data.chunks(777) {
             writer.write_all(part).unwrap();

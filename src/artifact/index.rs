@@ -14,10 +14,15 @@ pub fn write_index<'a>(
     weight_map: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<()> {
     let mut last: Option<&str> = None;
-    write(out, &format!("{{\n  \"metadata\": {{\n    \"total_size\": {total_size}\n  }},\n  \"weight_map\": {{"))?;
+    write(
+        out,
+        &format!("{{\n  \"metadata\": {{\n    \"total_size\": {total_size}\n  }},\n  \"weight_map\": {{"),
+    )?;
     for (tensor, file) in weight_map {
         if last.is_some_and(|last| last >= tensor) {
-            return Err(Error::internal("index-order", "an index would list tensors out of order").tensor(tensor));
+            return Err(
+                Error::internal("index-order", "an index would list tensors out of order").tensor(tensor)
+            );
         }
         let comma = if last.is_some() { "," } else { "" };
         write(out, &format!("{comma}\n    {}: {}", quoted(tensor)?, quoted(file)?))?;
@@ -41,7 +46,8 @@ mod tests {
 
     #[test]
     fn the_text_is_what_serde_json_prints() {
-        for pairs in [vec![], vec![("a", "1.safetensors")], vec![("A\"\n", "x"), ("a.10", "y"), ("a.2", "x")]] {
+        for pairs in [vec![], vec![("a", "1.safetensors")], vec![("A\"\n", "x"), ("a.10", "y"), ("a.2", "x")]]
+        {
             let mut out = Vec::new();
             write_index(&mut out, 12, pairs.iter().copied()).unwrap();
             let map: serde_json::Map<_, _> = pairs.iter().map(|&(t, f)| (t.to_owned(), f.into())).collect();

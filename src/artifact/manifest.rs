@@ -183,7 +183,9 @@ impl<I> Stream<I> {
 
 impl<T: Serialize + Keyed, I: Iterator<Item = T>> Serialize for Stream<I> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Some(list) = self.0.borrow_mut().take() else { return Err(S::Error::custom("a list is used twice")) };
+        let Some(list) = self.0.borrow_mut().take() else {
+            return Err(S::Error::custom("a list is used twice"));
+        };
         let mut seq = serializer.serialize_seq(None)?;
         let mut last: Option<T> = None;
         for entry in list {
@@ -284,8 +286,9 @@ fn broken(expected: &str, found: &dyn fmt::Display) -> Error {
 
 fn check_files(manifest: &Manifest) -> Result<()> {
     for file in manifest.sources.iter().chain(&manifest.outputs) {
-        check_relative(&file.path)
-            .map_err(|_| broken("relative paths of a few plain components", &format_args!("{:?}", file.path)))?;
+        check_relative(&file.path).map_err(|_| {
+            broken("relative paths of a few plain components", &format_args!("{:?}", file.path))
+        })?;
         let digests_fit =
             is_hex_256(&file.digest.blake3) && file.digest.sha256.as_deref().is_none_or(is_hex_256);
         if !digests_fit {
@@ -299,7 +302,9 @@ fn check_files(manifest: &Manifest) -> Result<()> {
 }
 
 /// Deserializes a list in strictly ascending order: nothing is listed twice.
-fn sorted<'de, D: Deserializer<'de>, T: Deserialize<'de> + Keyed>(d: D) -> std::result::Result<Vec<T>, D::Error> {
+fn sorted<'de, D: Deserializer<'de>, T: Deserialize<'de> + Keyed>(
+    d: D,
+) -> std::result::Result<Vec<T>, D::Error> {
     struct Sorted<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de> + Keyed> Visitor<'de> for Sorted<T> {
         type Value = Vec<T>;
@@ -312,7 +317,10 @@ fn sorted<'de, D: Deserializer<'de>, T: Deserialize<'de> + Keyed>(d: D) -> std::
             let mut list: Vec<T> = Vec::new();
             while let Some(entry) = seq.next_element::<T>()? {
                 if list.last().is_some_and(|last| last.key() >= entry.key()) {
-                    return Err(A::Error::custom(format_args!("a list is out of order at {:?}", entry.key())));
+                    return Err(A::Error::custom(format_args!(
+                        "a list is out of order at {:?}",
+                        entry.key()
+                    )));
                 }
                 list.push(entry);
             }
@@ -327,7 +335,8 @@ mod tests {
     use super::*;
 
     fn file(path: &str, sha256: bool) -> FileEntry {
-        let digest = FileDigest { bytes: 5, blake3: "ab".repeat(32), sha256: sha256.then(|| "01".repeat(32)) };
+        let digest =
+            FileDigest { bytes: 5, blake3: "ab".repeat(32), sha256: sha256.then(|| "01".repeat(32)) };
         FileEntry { path: path.to_owned(), digest }
     }
 
@@ -374,7 +383,8 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string_pretty(&value).unwrap() + "\n", text);
         let keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
-        let expected = "schema_version tool target engine scheme recipe plan_digest source output tensors config_patch";
+        let expected =
+            "schema_version tool target engine scheme recipe plan_digest source output tensors config_patch";
         assert_eq!(keys.join(" "), expected);
         assert_eq!(value["source"]["files"][1]["sha256"], "01".repeat(32));
         assert!(value["source"]["files"][0].get("sha256").is_none());

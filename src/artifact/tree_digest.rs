@@ -9,7 +9,9 @@
 use super::digest::hex;
 use crate::error::{Error, Result};
 use blake3::Hasher;
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
+};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -136,7 +138,9 @@ fn insert(nodes: &mut BTreeMap<u64, Node>, file_len: u64, at: u64, node: Node) {
     }
     for &(o, n) in path.iter().skip(1).rev() {
         let left_len = left_subtree_len(n);
-        let (Some(left), Some(right)) = (nodes.get(&o), nodes.get(&(o + left_len))) else { break };
+        let (Some(left), Some(right)) = (nodes.get(&o), nodes.get(&(o + left_len))) else {
+            break;
+        };
         if left.len != left_len || right.len != n - left_len {
             break;
         }
@@ -220,7 +224,16 @@ mod tests {
     fn lengths() -> Vec<usize> {
         let mut all = vec![0, 1, 1023, 1024, 1025, 2047, 2048, 2049, 3073];
         for base in [64 << 10, 128 << 10, 192 << 10, 1 << 20, (1 << 20) + (64 << 10), 3 << 20] {
-            all.extend([base - 1025, base - 1024, base - 1, base, base + 1, base + 1023, base + 1024, base + 1025]);
+            all.extend([
+                base - 1025,
+                base - 1024,
+                base - 1,
+                base,
+                base + 1,
+                base + 1023,
+                base + 1024,
+                base + 1025,
+            ]);
         }
         all
     }
@@ -243,7 +256,10 @@ mod tests {
                 for (i, piece) in pieces {
                     tree.add((i * step) as u64, piece).unwrap();
                 }
-                assert_eq!(tree.missing(), if len as u64 <= LEAF { len as u64 } else { finish(&tree, &data).1 });
+                assert_eq!(
+                    tree.missing(),
+                    if len as u64 <= LEAF { len as u64 } else { finish(&tree, &data).1 }
+                );
                 assert_eq!(finish(&tree, &data).0, expected, "{len} by {step}");
             }
         }

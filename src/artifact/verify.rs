@@ -101,11 +101,15 @@ pub fn verify(dir: &Path, jobs: usize) -> Result<VerifyReport> {
 }
 
 fn no_manifest(dir: &Path, found: &str) -> Error {
-    Error::new(Class::Input, "manifest-missing", "the folder has no manifest, so there is nothing to verify it against")
-        .file(dir.join(MANIFEST_PATH).display())
-        .expected("a regular file")
-        .found(found)
-        .fix("name a folder that silicast made")
+    Error::new(
+        Class::Input,
+        "manifest-missing",
+        "the folder has no manifest, so there is nothing to verify it against",
+    )
+    .file(dir.join(MANIFEST_PATH).display())
+    .expected("a regular file")
+    .found(found)
+    .fix("name a folder that silicast made")
 }
 
 /// What is wrong with one listed file, if anything.
@@ -178,7 +182,8 @@ fn foreign_in(
         if utf8 && (listed || ((path == MANIFEST_PATH || path == SIGNATURE_PATH) && !named.folder)) {
             continue;
         }
-        let reason = if named.folder { "foreign folder: not in the manifest" } else { "foreign: not in the manifest" };
+        let reason =
+            if named.folder { "foreign folder: not in the manifest" } else { "foreign: not in the manifest" };
         failed.push(Failed { path, reason: reason.to_owned() });
     }
     Ok(())

@@ -20,7 +20,7 @@ pub mod summary;
 pub use config::{Config, Quantization, WeightGroup};
 pub use encoding::Encoding;
 pub use family::Family;
-pub use name::{module_of, natural_cmp};
+pub use name::{looks_like_lookup, looks_linear, module_of, natural_cmp};
 pub use role::{FusedPart, Kind, Part, Role, Scope, fused_group};
 pub use side::{SideFile, SideKind};
 pub use summary::{SchemeSummary, Summary, summary};
@@ -139,21 +139,13 @@ impl Checkpoint {
         })?;
         let data = dir.open_file(&expected.name)?;
         match expected.stamp {
-            Some(stamp) if stamp != data.stamp() => Err(Error::input(
-                "source-changed",
-                "a shard has changed since its header was read",
-            )
-            .file(data.path().display())
-            .expected(format!(
-                "{} bytes, modified at {} ns",
-                stamp.bytes, stamp.mtime_ns
-            ))
-            .found(format!(
-                "{} bytes, modified at {} ns",
-                data.len(),
-                data.stamp().mtime_ns
-            ))
-            .fix("run again; do not change the source while it is read")),
+            Some(stamp) if stamp != data.stamp() => {
+                Err(Error::input("source-changed", "a shard has changed since its header was read")
+                    .file(data.path().display())
+                    .expected(format!("{} bytes, modified at {} ns", stamp.bytes, stamp.mtime_ns))
+                    .found(format!("{} bytes, modified at {} ns", data.len(), data.stamp().mtime_ns))
+                    .fix("run again; do not change the source while it is read"))
+            }
             _ => Ok(data),
         }
     }
@@ -163,18 +155,17 @@ impl Checkpoint {
     /// # Errors
     /// `scale-missing`, `scale-orphan` (exit 4), `encoding-unsupported` (exit 3).
     pub fn require_decodable(&self, id: TensorId) -> Result<()> {
-        let Encoding::Unsupported { what } = &self.encodings[id as usize] else {
-            return Ok(());
+        let what = match &self.encodings[id as usize] {
+            Encoding::Unsupported { what } => what.as_ref(),
+            Encoding::OffsetOf { .. } => encoding::INT8_OFFSET,
+            _ => return Ok(()),
         };
         let tensor = self.tensor(id);
         let file = self.files.get(tensor.file as usize).map_or("", |f| &f.name);
-        let error = match what.as_ref() {
+        let error = match what {
             encoding::MISSING_SCALE => {
                 Error::input("scale-missing", "a quantized weight has no scale tensor")
-                    .expected(format!(
-                        "{}.weight_scale_inv or .weight_scale",
-                        module_of(&tensor.name)
-                    ))
+                    .expected(format!("{}.weight_scale_inv or .weight_scale", module_of(&tensor.name)))
                     .fix("fetch the checkpoint again: a shard or the tensor is missing")
             }
             encoding::ORPHAN_SCALE => Error::input("scale-orphan", "a scale tensor has no quantized weight")
@@ -184,7 +175,11 @@ impl Checkpoint {
                 .found(what)
                 .fix("start from the BF16 or FP8 release of the model"),
         };
-        Err(error.file(file).tensor(&tensor.name))
+        let error = error.tensor(&tensor.name);
+        Err(match &self.dir {
+            Some(dir) => error.file(dir.path().join(file).display()),
+            None => error.file(file),
+        })
     }
 }
 
@@ -193,3 +188,6 @@ fn find(tensors: &[TensorInfo], name: &str) -> Option<TensorId> {
     let at = tensors.binary_search_by(|t| natural_cmp(&t.name, name)).ok()?;
     TensorId::try_from(at).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,10 +39,7 @@ pub fn natural_cmp(a: &str, b: &str) -> Ordering {
 
 /// Takes a digit run off `text` and returns it without leading zeros.
 fn take_number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
-    let end = text
-        .iter()
-        .position(|c| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.iter().position(|c| !c.is_ascii_digit()).unwrap_or(text.len());
     let (run, rest) = text.split_at(end);
     *text = rest;
     &run[run.iter().position(|c| *c != b'0').unwrap_or(run.len())..]
@@ -52,6 +49,27 @@ fn take_number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
 /// is its own module.
 pub fn module_of(name: &str) -> &str {
     split(name).0
+}
+
+/// Whether a module's name says that it looks tokens or positions up, in a family that is not known.
+pub fn looks_like_lookup(module: &str) -> bool {
+    let module = module.to_ascii_lowercase();
+    let last = module.rsplit('.').next().unwrap_or_default();
+    ["embed", "position", "pos_emb"].iter().any(|hint| module.contains(hint)) || matches!(last, "wte" | "wpe")
+}
+
+/// Whether a weight of a family that is not known may be a linear: its name hints at nothing else (a lookup, a norm, a
+/// router, an output head).
+pub fn looks_linear(name: &str) -> bool {
+    let module = module_of(name);
+    let lower = module.to_ascii_lowercase();
+    let last = lower.rsplit('.').next().unwrap_or_default();
+    let elsewhere = ["norm", "router", "conv", "lm_head", "shared_head", "classifier"];
+    let head = matches!(last, "gate" | "head" | "ln_f") || lower == "output";
+    name.ends_with(".weight")
+        && !head
+        && !looks_like_lookup(module)
+        && !elsewhere.iter().any(|hint| lower.contains(hint))
 }
 
 /// A name as module and parameter: `("a.b", "weight")` of `a.b.weight`, `("a", "")` of `a`.
@@ -130,10 +148,7 @@ mod tests {
 
     #[test]
     fn modules() {
-        assert_eq!(
-            module_of("model.layers.0.mlp.gate.weight"),
-            "model.layers.0.mlp.gate"
-        );
+        assert_eq!(module_of("model.layers.0.mlp.gate.weight"), "model.layers.0.mlp.gate");
         assert_eq!(module_of("sinks"), "sinks");
         assert_eq!(split("a.b.weight_scale"), ("a.b", "weight_scale"));
     }

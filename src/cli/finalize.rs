@@ -30,13 +30,13 @@ pub(super) fn run(out: &Path, overwrite: bool, sha256: bool, ui: &Ui) -> Result<
     }
     let dir = OutputDir::open(&partial)?;
     let lock = RunLock::exclusive(&dir)?;
-    let finished = finalize::collect(&dir)?;
-    let statistics = finalize::statistics(&dir, &finished.plan)?;
+    let (plan, digest) = finalize::read_plan(&dir)?;
+    let finished = finalize::collect(&dir, &plan, &digest)?;
+    let statistics = finalize::statistics(&dir, &plan)?;
     finalize::write_manifest(&dir, &finished, sha256)?;
-    validate::quick(dir.path(), &finished.plan)?;
+    validate::quick(dir.path(), &plan)?;
     finalize::seal(&dir, &lock, out, overwrite)?;
-    let plan = &finished.plan;
-    let worst = worst(plan, &statistics);
+    let worst = worst(&plan, &statistics);
     if ui.json() {
         ui.document(&Document {
             out: out.display().to_string(),
@@ -48,7 +48,12 @@ pub(super) fn run(out: &Path, overwrite: bool, sha256: bool, ui: &Ui) -> Result<
             verdict: "pass",
         })?;
     } else {
-        ui.say(&format!("{}: pass; {} in {} shards", out.display(), size(plan.output_bytes()), plan.shards.len()));
+        ui.say(&format!(
+            "{}: pass; {} in {} shards",
+            out.display(),
+            size(plan.output_bytes()),
+            plan.shards.len()
+        ));
     }
     Ok(0)
 }

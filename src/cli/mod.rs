@@ -189,6 +189,9 @@ struct ConvertArgs {
     /// Copy the source's Python files, which an engine may execute
     #[arg(long)]
     allow_code_files: bool,
+    /// Most tensor payload of a shard; 4 GiB by default
+    #[arg(long, value_name = "SIZE")]
+    shard_size: Option<SizeArg>,
     /// Tensor-parallel ranks of the artifact
     #[arg(long, value_name = "N")]
     tp: Option<u32>,
@@ -284,22 +287,28 @@ impl ConvertArgs {
                 NanArg::Keep => NanPolicy::Keep,
             }),
             allow_code_files: self.allow_code_files.then_some(true),
+            shard_bytes: self.shard_size.map(|s| s.0),
         }))
     }
 
     fn target(&self) -> Result<&str> {
         if self.tp.unwrap_or(1) != 1 || self.ep.unwrap_or(1) != 1 {
-            return Err(Error::unsupported("partition-unsupported", "this version writes whole tensors only")
-                .expected("--tp 1 and --ep 1")
-                .found(format!("--tp {} --ep {}", self.tp.unwrap_or(1), self.ep.unwrap_or(1)))
-                .fix("leave them out: the engines of these targets split tensors while loading"));
+            return Err(Error::unsupported(
+                "partition-unsupported",
+                "this version writes whole tensors only",
+            )
+            .expected("--tp 1 and --ep 1")
+            .found(format!("--tp {} --ep {}", self.tp.unwrap_or(1), self.ep.unwrap_or(1)))
+            .fix("leave them out: the engines of these targets split tensors while loading"));
         }
         match self.target.as_slice() {
             [one] => Ok(one),
-            many => Err(Error::unsupported("several-targets", "this version converts for one target per run")
-                .expected("one --target")
-                .found(many.join(", "))
-                .fix("run once per target")),
+            many => {
+                Err(Error::unsupported("several-targets", "this version converts for one target per run")
+                    .expected("one --target")
+                    .found(many.join(", "))
+                    .fix("run once per target"))
+            }
         }
     }
 
@@ -390,7 +399,14 @@ mod tests {
 
     #[test]
     fn sizes_accept_both_vocabularies() {
-        for (text, bytes) in [("2GiB", 2 << 30), ("2G", 2 << 30), ("64MiB", 64 << 20), ("1GB", 1_000_000_000), ("1.5GiB", 3 << 29), ("7", 7)] {
+        for (text, bytes) in [
+            ("2GiB", 2 << 30),
+            ("2G", 2 << 30),
+            ("64MiB", 64 << 20),
+            ("1GB", 1_000_000_000),
+            ("1.5GiB", 3 << 29),
+            ("7", 7),
+        ] {
             assert_eq!(text.parse::<SizeArg>().unwrap().0, bytes);
         }
         for text in ["", "GiB", "-1GiB", "2XB", "nan", "1e30GiB"] {

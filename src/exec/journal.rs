@@ -137,12 +137,12 @@ impl Mismatch {
                     .found(found)
                     .fix(fix)
             }
-            Mismatch::Plan => {
-                usage("the unfinished output was begun with other options").file(dir.path().display()).fix(fix)
-            }
-            Mismatch::Slice => {
-                usage("the unfinished output was begun with another slicing").file(dir.path().display()).fix(fix)
-            }
+            Mismatch::Plan => usage("the unfinished output was begun with other options")
+                .file(dir.path().display())
+                .fix(fix),
+            Mismatch::Slice => usage("the unfinished output was begun with another slicing")
+                .file(dir.path().display())
+                .fix(fix),
         }
     }
 }
@@ -201,8 +201,39 @@ pub fn remove_all(dir: &OutputDir) -> Result<()> {
 /// # Errors
 /// Class Io, or class Input, code `journal`: a complete line is malformed.
 pub fn read(dir: &OutputDir, name: &str) -> Result<Option<(Header, Vec<Entry>)>> {
-    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(None) };
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else {
+        return Ok(None);
+    };
     Ok(parse(&bytes).map_err(|e| e.file(dir.path().join(name).display()))?.content)
+}
+
+/// Reads the first line of the journal `name`; `None` when there is none, or only a torn one.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_header(dir: &OutputDir, name: &str) -> Result<Option<Header>> {
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(None) };
+    let Some(end) = bytes.iter().position(|&b| b == b'\n') else { return Ok(None) };
+    let header = serde_json::from_slice(&bytes[..end]).map_err(|e| malformed(1, &e));
+    header.map(Some).map_err(|e| e.file(dir.path().join(name).display()))
+}
+
+/// Calls `f` for every complete entry of the journal `name`, the latest first, holding one entry at a time.
+///
+/// # Errors
+/// As [`read`].
+pub fn for_each_latest_first(dir: &OutputDir, name: &str, mut f: impl FnMut(Entry)) -> Result<()> {
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(()) };
+    let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').skip(1).collect();
+    for (at, line) in lines.iter().enumerate().rev() {
+        // What follows the last newline is a torn line.
+        if line.last() != Some(&b'\n') {
+            continue;
+        }
+        let entry = serde_json::from_slice(line).map_err(|e| malformed(at as u64 + 2, &e));
+        f(entry.map_err(|e| e.file(dir.path().join(name).display()))?);
+    }
+    Ok(())
 }
 
 struct Parsed {
@@ -215,7 +246,9 @@ fn parse(bytes: &[u8]) -> Result<Parsed> {
     // What follows the last newline is a torn line, even if it happens to parse.
     let complete = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
     let mut lines = bytes.get(..complete).unwrap_or_default().split_inclusive(|&b| b == b'\n').zip(1u64..);
-    let Some((first, _)) = lines.next() else { return Ok(Parsed { content: None, complete: 0 }) };
+    let Some((first, _)) = lines.next() else {
+        return Ok(Parsed { content: None, complete: 0 });
+    };
     let header: Header = serde_json::from_slice(first).map_err(|e| malformed(1, &e))?;
     let mut entries = Vec::new();
     for (line, number) in lines {
@@ -341,7 +374,12 @@ mod tests {
     }
 
     fn entry(task: u32) -> Entry {
-        Entry { task, range: (0, u64::from(task) * 10), xxh3: u64::from(task) << 60 | 0xf, stats: "n\n\"1".to_owned() }
+        Entry {
+            task,
+            range: (0, u64::from(task) * 10),
+            xxh3: u64::from(task) << 60 | 0xf,
+            stats: "n\n\"1".to_owned(),
+        }
     }
 
     fn setup() -> (tempfile::TempDir, OutputDir, PathBuf) {
@@ -386,7 +424,8 @@ mod tests {
         (0..3).for_each(|i| journal.append(&entry(i)).unwrap());
         drop(journal);
         let whole = std::fs::read(&path).unwrap();
-        let ends: Vec<_> = whole.iter().enumerate().filter(|&(_, &b)| b == b'\n').map(|(i, _)| i + 1).collect();
+        let ends: Vec<_> =
+            whole.iter().enumerate().filter(|&(_, &b)| b == b'\n').map(|(i, _)| i + 1).collect();
         for len in 0..=whole.len() {
             std::fs::write(&path, &whole[..len]).unwrap();
             let (journal, entries) = ready(&dir, &header());
@@ -412,16 +451,30 @@ mod tests {
         let head = std::fs::read_to_string(&path).unwrap();
         let good = r#"{"task":2,"range":[0,20],"xxh3":"200000000000000f","stats":""}"#;
         for bad in [
-            "", "x", "{}", "[]", &good[..20], &good.replace("f\"", "g\""), &good.replace("000f", "00f"),
-            &good.replace("[0,20]", "[21,20]"), &good.replace("[0,20]", "[0]"), &good.replace("2,", "-2,"),
-            &good.replace("2,", "4294967296,"), &good.replace("stats", "stat"), &good.replacen('{', "{\"x\":1,", 1),
-            &format!("{good}{good}"), &good.replacen('{', "{\"task\":1,", 1),
+            "",
+            "x",
+            "{}",
+            "[]",
+            &good[..20],
+            &good.replace("f\"", "g\""),
+            &good.replace("000f", "00f"),
+            &good.replace("[0,20]", "[21,20]"),
+            &good.replace("[0,20]", "[0]"),
+            &good.replace("2,", "-2,"),
+            &good.replace("2,", "4294967296,"),
+            &good.replace("stats", "stat"),
+            &good.replacen('{', "{\"x\":1,", 1),
+            &format!("{good}{good}"),
+            &good.replacen('{', "{\"task\":1,", 1),
         ] {
             std::fs::write(&path, format!("{head}{good}\n{bad}\n{good}\n")).unwrap();
             let error = Journal::open_or_create(&dir, &header()).unwrap_err();
             assert_eq!((error.code(), error.class().exit_code()), ("journal", 4), "{bad}");
             let text = error.to_string();
-            assert!(text.contains("--restart") && text.contains("line 3:") && text.contains("ndjson"), "{text}");
+            assert!(
+                text.contains("--restart") && text.contains("line 3:") && text.contains("ndjson"),
+                "{text}"
+            );
         }
         std::fs::write(&path, format!("{good}\n{good}\n")).unwrap();
         assert_eq!(Journal::open_or_create(&dir, &header()).unwrap_err().code(), "journal");
@@ -453,7 +506,10 @@ mod tests {
         assert_eq!(change(&|h| h.sources[1].inode = Some(1)), b);
         assert_eq!(change(&|h| drop(h.sources.pop())), b);
         assert_eq!(change(&|h| (h.sources[1].bytes, h.plan) = (8, String::new())), b);
-        assert_eq!(change(&|h| h.sources.push(h.sources[0].clone())), Mismatch::Source("a.safetensors".into()));
+        assert_eq!(
+            change(&|h| h.sources.push(h.sources[0].clone())),
+            Mismatch::Source("a.safetensors".into())
+        );
         assert_eq!(std::fs::read(&path).unwrap(), before);
         // A slice has a journal of its own; a copied one is noticed.
         std::fs::copy(&path, path.with_file_name("journal.1-of-2.ndjson")).unwrap();

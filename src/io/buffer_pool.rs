@@ -37,7 +37,10 @@ struct Region {
     cap: usize,
 }
 
-#[expect(unsafe_code, reason = "a Region owns its memory alone, like a Box<[u8]>, so it may move between threads")]
+#[expect(
+    unsafe_code,
+    reason = "a Region owns its memory alone, like a Box<[u8]>, so it may move between threads"
+)]
 // SAFETY: see the reason; nothing is tied to the thread that mapped it.
 unsafe impl Send for Region {}
 #[expect(unsafe_code, reason = "shared access to a Region only reads plain bytes")]
@@ -52,7 +55,10 @@ impl Region {
         }
         let align = if cap >= HUGE { HUGE } else { 1 };
         let total = cap.checked_add(align - 1).ok_or(rustix::io::Errno::NOMEM)?.next_multiple_of(SMALLEST);
-        #[expect(unsafe_code, reason = "mmap is the way to memory that the kernel zeroes lazily and in huge pages")]
+        #[expect(
+            unsafe_code,
+            reason = "mmap is the way to memory that the kernel zeroes lazily and in huge pages"
+        )]
         // SAFETY: a null hint without MAP_FIXED never touches an existing mapping.
         let base = unsafe {
             rustix::mm::mmap_anonymous(
@@ -127,7 +133,9 @@ impl State {
     /// Unmaps kept buffers, the largest first, until outstanding and kept bytes fit the budget.
     fn evict(&mut self, budget: usize) {
         while self.outstanding + self.cached > budget {
-            let Some(mut entry) = self.cache.last_entry() else { break };
+            let Some(mut entry) = self.cache.last_entry() else {
+                break;
+            };
             if entry.get_mut().pop().is_some() {
                 self.cached -= *entry.key();
             }
@@ -328,7 +336,7 @@ mod tests {
         let mut classes = std::collections::BTreeSet::new();
         for len in (1..64 << 20).step_by(10_007) {
             let class = class_size(len).unwrap();
-            assert!(class >= len && class % SMALLEST == 0);
+            assert!(class >= len && class.is_multiple_of(SMALLEST));
             assert!(class - len < SMALLEST || (class - len) * 4 <= len, "{len} {class}");
             assert_eq!(class_size(class), Some(class));
             classes.insert(class);
@@ -362,7 +370,8 @@ mod tests {
     #[test]
     fn more_than_the_budget_is_an_error_and_not_a_hang() {
         let pool = BufferPool::new(8 << 20);
-        for lens in [&[9 << 20][..], &[5 << 20, 4 << 20], &[usize::MAX], &[usize::MAX / 2, usize::MAX / 2, 9]] {
+        for lens in [&[9 << 20][..], &[5 << 20, 4 << 20], &[usize::MAX], &[usize::MAX / 2, usize::MAX / 2, 9]]
+        {
             let error = pool.take(lens).unwrap_err();
             assert_eq!((error.code(), error.class()), ("memory-budget", Class::Usage));
         }
@@ -393,7 +402,8 @@ mod tests {
                 let (pool, held) = (&pool, &held);
                 scope.spawn(move || {
                     for round in 0..60usize {
-                        let lens = [1 + (round * 7919 + usize::from(id) * 104_729) % (5 << 20), 70_000, round];
+                        let lens =
+                            [1 + (round * 7919 + usize::from(id) * 104_729) % (5 << 20), 70_000, round];
                         let mut buffers = pool.take(&lens).unwrap();
                         let capacity: usize = lens.iter().map(|&l| class_size(l).unwrap()).sum();
                         assert!(held.fetch_add(capacity, Ordering::SeqCst) + capacity <= BUDGET);
@@ -403,7 +413,8 @@ mod tests {
                         {
                             let state = pool.shared.lock();
                             assert!(state.outstanding + state.cached <= BUDGET);
-                            let kept: usize = state.cache.iter().map(|(class, kept)| class * kept.len()).sum();
+                            let kept: usize =
+                                state.cache.iter().map(|(class, kept)| class * kept.len()).sum();
                             assert_eq!(kept, state.cached);
                         }
                         std::thread::yield_now();

@@ -112,7 +112,8 @@ impl Confined {
     /// # Errors
     /// Class Io: it cannot be opened or is no folder.
     pub fn open(path: &Path) -> Result<Self> {
-        let fd = open_folder(CWD, path, false).map_err(|e| Error::io("cannot open the folder", path, e.into()))?;
+        let fd =
+            open_folder(CWD, path, false).map_err(|e| Error::io("cannot open the folder", path, e.into()))?;
         Ok(Self { fd, path: path.to_owned() })
     }
 
@@ -140,7 +141,9 @@ impl Confined {
     /// Class Input for a hostile path, class Io when it cannot be examined.
     pub fn kind_of(&self, name: &str) -> Result<Option<Kind>> {
         let parts = check_relative(name)?;
-        let Some((last, folders)) = parts.split_last() else { return Ok(None) };
+        let Some((last, folders)) = parts.split_last() else {
+            return Ok(None);
+        };
         match self.descend(folders)? {
             Ok(fd) => self.stat(fd.as_ref().map_or(self.fd(), AsFd::as_fd), last, name),
             Err(None) => Ok(None),
@@ -181,7 +184,9 @@ impl Confined {
     /// Class Input for a hostile path, class Io when it exists and cannot be opened.
     pub fn open_regular(&self, name: &str) -> Result<Lookup> {
         let parts = check_relative(name)?;
-        let Some((last, folders)) = parts.split_last() else { return Ok(Lookup::Missing) };
+        let Some((last, folders)) = parts.split_last() else {
+            return Ok(Lookup::Missing);
+        };
         let folder = match self.descend(folders)? {
             Ok(fd) => fd,
             Err(None) => return Ok(Lookup::Missing),
@@ -234,7 +239,8 @@ impl Confined {
                 FileType::Directory => true,
                 // Some file systems leave the type out of the listing.
                 FileType::Unknown => {
-                    let stat = rustix::fs::statat(at, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+                    let stat =
+                        rustix::fs::statat(at, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
                     kind(&stat) == Kind::Folder
                 }
                 _ => false,
@@ -255,7 +261,19 @@ mod tests {
     #[test]
     fn hostile_paths_are_refused() {
         for bad in [
-            "", "/", "/etc/passwd", "..", "../x", "a/../b", "a//b", "a/", "./a", ".", "a/b/c/d", "a\0b", "a\nb",
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a/../b",
+            "a//b",
+            "a/",
+            "./a",
+            ".",
+            "a/b/c/d",
+            "a\0b",
+            "a\nb",
             &"x".repeat(256),
         ] {
             let error = check_relative(bad).unwrap_err();
@@ -286,8 +304,12 @@ mod tests {
         assert!(matches!(confined.open_regular("none").unwrap(), Lookup::Missing));
         assert!(matches!(confined.open_regular("none/x").unwrap(), Lookup::Missing));
         assert_eq!(confined.kind_of("link").unwrap(), Some(Kind::Link));
-        let names: Vec<_> =
-            confined.list(None).unwrap().into_iter().map(|n| (String::from_utf8(n.name).unwrap(), n.folder)).collect();
+        let names: Vec<_> = confined
+            .list(None)
+            .unwrap()
+            .into_iter()
+            .map(|n| (String::from_utf8(n.name).unwrap(), n.folder))
+            .collect();
         let expected = [("dirlink", false), ("fifo", false), ("link", false), ("real", false), ("sub", true)];
         assert_eq!(names, expected.map(|(n, f)| (n.to_owned(), f)));
     }

@@ -27,7 +27,8 @@ pub struct RunLock {
 
 /// Whether `name` is a lock file of this module.
 pub fn is_lock_file(name: &str) -> bool {
-    name == LOCK_FILE || name.strip_prefix("lock.").is_some_and(|rest| super::output::parse_slice(rest).is_some())
+    name == LOCK_FILE
+        || name.strip_prefix("lock.").is_some_and(|rest| super::output::parse_slice(rest).is_some())
 }
 
 impl RunLock {

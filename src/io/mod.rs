@@ -4,7 +4,9 @@ pub mod buffer_pool;
 pub mod confined;
 pub mod host;
 pub mod lock;
+pub mod out_file;
 pub mod output;
+mod publish;
 pub mod source;
 
 pub use host::read_text;
