@@ -3,6 +3,7 @@
 //! With `--json` a command puts one JSON document on stdout and nothing else. Warnings, progress and summaries go to
 //! stderr.
 
+mod check;
 mod convert;
 mod diff;
 mod finalize;
@@ -119,6 +120,17 @@ enum Command {
         /// A second digest of every file in the manifest
         #[arg(long, value_enum)]
         digest: Option<DigestArg>,
+    },
+    /// Hold any checkpoint against the loader of an engine: headers, JSON and scales; exit 1 when something is wrong
+    Check {
+        /// Model folder, ours or anybody's
+        dir: PathBuf,
+        /// Target id: its engine, and what its chip cannot do
+        #[arg(long, value_name = "ID", conflicts_with = "engine")]
+        target: Option<String>,
+        /// Engine name; inferred from the folder by default
+        #[arg(long, value_name = "NAME")]
+        engine: Option<String>,
     },
     /// Compare two checkpoints, decoded, tensor by tensor; exit 1 when values differ
     Diff {
@@ -367,6 +379,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<u8> {
         Command::Finalize { out, overwrite, digest } => {
             finalize::run(&out, overwrite, digest == Some(DigestArg::Sha256), jobs(None)?, ui)
         }
+        Command::Check { dir, target, engine } => check::run(&dir, target.as_deref(), engine.as_deref(), ui),
         Command::Diff { a, b, jobs: asked } => diff::run(&a, &b, jobs(asked)?, ui),
         Command::Verify { out, jobs: asked } => verify::run(&out, jobs(asked)?, ui),
         Command::Completions { shell } => shell::completions(shell, ui),
