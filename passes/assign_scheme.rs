@@ -177,11 +177,17 @@ fn unify_fused_groups(
             let [first, rest] = [members[0], members[members.len() - 1]];
             let float = members.iter().copied().find(|i| verdicts[*i].is_err()).unwrap_or(first);
             let other = members.iter().copied().find(|i| verdicts[*i].is_ok()).unwrap_or(rest);
-            return Err(Error::usage("fused-group-split", "the parts of a fused module must share one scheme")
-                .tensor(&plan.outputs[float].name)
-                .expected(format!("the same fate as {}, which the engine fuses with it", plan.outputs[other].name))
-                .found("one part quantized, another left in float")
-                .fix("let --ignore and --include name all parts of the fused module or none"));
+            return Err(Error::usage(
+                "fused-group-split",
+                "the parts of a fused module must share one scheme",
+            )
+            .tensor(&plan.outputs[float].name)
+            .expected(format!(
+                "the same fate as {}, which the engine fuses with it",
+                plan.outputs[other].name
+            ))
+            .found("one part quantized, another left in float")
+            .fix("let --ignore and --include name all parts of the fused module or none"));
         }
         if let Some((i, rows, block)) = unaligned_part(plan, &members, verdicts)
             && !is_native_block(&plan.outputs[i], verdicts[i].as_ref().ok())
@@ -213,7 +219,7 @@ fn unaligned_part(
     parts.iter().find_map(|i| match verdicts[*i].as_ref().ok()?.granularity {
         Granularity::Block { rows, .. } => {
             let n = plan.outputs[*i].ty.matrix()[0];
-            (n % u64::from(rows) != 0).then_some((*i, n, rows))
+            (!n.is_multiple_of(u64::from(rows))).then_some((*i, n, rows))
         }
         _ => None,
     })
@@ -247,10 +253,13 @@ impl Patterns {
     fn check_all_match(&self, plan: &Plan) -> Result<()> {
         for pattern in self.include.iter().chain(&self.ignore) {
             if !plan.outputs.iter().any(|o| pattern.matches(&o.name, module_of(&o.name))) {
-                return Err(Error::usage("pattern-matches-nothing", "a pattern matches no tensor and no module")
-                    .expected("an exact name, a glob, or re:REGEX that matches at the start of a name")
-                    .found(pattern.text())
-                    .fix("list the names with `silicast plan`, then correct the pattern"));
+                return Err(Error::usage(
+                    "pattern-matches-nothing",
+                    "a pattern matches no tensor and no module",
+                )
+                .expected("an exact name, a glob, or re:REGEX that matches at the start of a name")
+                .found(pattern.text())
+                .fix("list the names with `silicast plan`, then correct the pattern"));
             }
         }
         Ok(())

@@ -54,7 +54,9 @@ impl Pass for DecodeSource {
                     output.reason = decoded.clone();
                     outcome.rewrites += 1;
                 }
-                Encoding::Unsupported { .. } => cx.checkpoint.require_decodable(id)?,
+                Encoding::OffsetOf { .. } | Encoding::Unsupported { .. } => {
+                    cx.checkpoint.require_decodable(id)?
+                }
             }
         }
         plan.outputs.retain(|o| {

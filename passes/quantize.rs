@@ -41,7 +41,12 @@ impl Pass for Quantize {
 
     fn run(&self, plan: &mut Plan, cx: &Context<'_>) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        let promised_pow2 = cx.checkpoint.config.quantization.as_ref().is_some_and(|q| q.scale_fmt.as_deref() == Some("ue8m0"));
+        let promised_pow2 = cx
+            .checkpoint
+            .config
+            .quantization
+            .as_ref()
+            .is_some_and(|q| q.scale_fmt.as_deref() == Some("ue8m0"));
         let outputs = std::mem::take(&mut plan.outputs);
         plan.outputs.reserve(outputs.len() * 2);
         for output in outputs {
@@ -114,7 +119,9 @@ fn push_pass_through(plan: &mut Plan, weight: Output, scheme: Scheme, how: Scale
     let (dtype, expr, fate) = match how {
         ScaleForm::Copy => (stored, Expr::Load(scale), Fate::Kept),
         // An F32 scale that is only verified is still copied.
-        ScaleForm::ToF32 { pow2 } if stored == Dtype::F32 => (stored, Expr::ScaleF32 { scale, pow2 }, Fate::Kept),
+        ScaleForm::ToF32 { pow2 } if stored == Dtype::F32 => {
+            (stored, Expr::ScaleF32 { scale, pow2 }, Fate::Kept)
+        }
         ScaleForm::ToF32 { pow2 } => (Dtype::F32, Expr::ScaleF32 { scale, pow2 }, Fate::Reencoded),
     };
     plan.outputs.push(Output {

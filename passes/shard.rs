@@ -36,7 +36,7 @@ impl Pass for Shard {
     }
 
     fn run(&self, plan: &mut Plan, cx: &Context<'_>) -> Result<Outcome> {
-        let members = distribute(&plan.outputs, cx.target.shard_bytes);
+        let members = distribute(&plan.outputs, cx.recipe.shard_bytes);
         for (shard, list) in (0u32..).zip(&members) {
             let mut entries = layout::entries(plan, list.iter().copied());
             let placed = layout::layout(&mut entries)?;
@@ -78,7 +78,9 @@ fn distribute(outputs: &[Output], limit: u64) -> Vec<Vec<usize>> {
 /// Length of the leading group: a weight and the companions that follow it.
 fn group_len(outputs: &[Output]) -> usize {
     let companion = |o: &Output| {
-        o.scheme.is_some() && (matches!(o.expr, Expr::Scales { .. } | Expr::ScaleF32 { .. } | Expr::Zeros(_)) || o.name.contains(".weight_scale"))
+        o.scheme.is_some()
+            && (matches!(o.expr, Expr::Scales { .. } | Expr::ScaleF32 { .. } | Expr::Zeros(_))
+                || o.name.contains(".weight_scale"))
     };
     match outputs.first() {
         Some(first) if first.scheme.is_some() && !companion(first) => {

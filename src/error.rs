@@ -162,6 +162,26 @@ impl Error {
     pub fn file_name(&self) -> Option<&str> {
         self.0.file.as_deref()
     }
+
+    /// What went wrong, in one sentence.
+    pub fn what_text(&self) -> &str {
+        &self.0.what
+    }
+
+    /// What was expected, where that is stated.
+    pub fn expected_text(&self) -> Option<&str> {
+        self.0.expected.as_deref()
+    }
+
+    /// What was found, where that is stated.
+    pub fn found_text(&self) -> Option<&str> {
+        self.0.found.as_deref()
+    }
+
+    /// What to do, where that is stated.
+    pub fn fix_text(&self) -> Option<&str> {
+        self.0.fix.as_deref()
+    }
 }
 
 /// Quotes hostile text for people: control characters escaped, cut to `max` characters.
@@ -173,8 +193,7 @@ pub fn quote(text: &str, max: usize) -> String {
             break;
         }
         // Bidirectional controls reorder what a terminal shows; U+2028/9 break lines.
-        let unsafe_format =
-            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        let unsafe_format = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
         if c.is_control() || unsafe_format {
             out.extend(c.escape_unicode());
         } else {
@@ -215,7 +234,8 @@ mod tests {
 
     #[test]
     fn display_names_everything_and_escapes_control_characters() {
-        let e = Error::input("st-name", "bad name").file("a.safetensors").tensor("x\n\x1b[31m").fix("rename it");
+        let e =
+            Error::input("st-name", "bad name").file("a.safetensors").tensor("x\n\x1b[31m").fix("rename it");
         assert_eq!(
             e.to_string(),
             "bad name\n  file:     a.safetensors\n  tensor:   x\\u{a}\\u{1b}[31m\n  fix:      rename it"

@@ -33,8 +33,12 @@ impl Engine for CompressedTensors {
             Kind::IndexerWeights => Some("indexer weights projection, built without quantization"),
             Kind::Multimodal => Some("vision or audio tower"),
             // DeepSeek's own FP8 releases quantize these two, and the engines read them so.
-            Kind::KvBProj if preset.format != NATIVE => Some("split for MLA absorption: a BF16 kv_b_proj loads everywhere"),
-            Kind::IndexerWk if preset.format != NATIVE => Some("indexer key projection, merged with a float module"),
+            Kind::KvBProj if preset.format != NATIVE => {
+                Some("split for MLA absorption: a BF16 kv_b_proj loads everywhere")
+            }
+            Kind::IndexerWk if preset.format != NATIVE => {
+                Some("indexer key projection, merged with a float module")
+            }
             _ => None,
         }
     }

@@ -1,8 +1,8 @@
 //! Engine dialects: how one serving engine wants names, files and configuration.
 
+use super::Preset;
 use super::compressed_tensors::CompressedTensors;
 use super::vllm_ascend::VllmAscend;
-use super::Preset;
 use crate::checkpoint::{Checkpoint, Role};
 use crate::error::{Error, Result};
 use crate::plan::Plan;

@@ -109,7 +109,9 @@ impl Target {
         }
         let known: Vec<&str> = all().iter().map(|t| t.id.as_str()).collect();
         let error = match KNOWN_ONLY.contains(&id) {
-            true => Error::unsupported("target-unsupported", format!("this version cannot convert for {id} yet")),
+            true => {
+                Error::unsupported("target-unsupported", format!("this version cannot convert for {id} yet"))
+            }
             false => Error::unsupported("target-unknown", format!("there is no target {id}")),
         };
         Err(error.expected(known.join(", ")).found(id).fix("choose a target from `silicast targets`"))
@@ -118,7 +120,10 @@ impl Target {
     /// The scheme called `name`, or the default one. Names are compared without case, `-` as `_`.
     pub fn preset(&self, name: Option<&str>) -> Result<&Preset> {
         let Some(name) = name else {
-            return self.schemes.first().ok_or_else(|| Error::internal("target-no-scheme", "a target without schemes"));
+            return self
+                .schemes
+                .first()
+                .ok_or_else(|| Error::internal("target-no-scheme", "a target without schemes"));
         };
         let plain = |text: &str| text.replace('-', "_").to_ascii_uppercase();
         let wanted = plain(name);
@@ -131,7 +136,10 @@ impl Target {
                 Error::unsupported("scheme-unsupported", format!("{} has no scheme {name}", self.id))
                     .expected(known.join(", "))
                     .found(name)
-                    .fix(format!("choose a scheme from `silicast targets {}`; each row says what it is", self.id))
+                    .fix(format!(
+                        "choose a scheme from `silicast targets {}`; each row says what it is",
+                        self.id
+                    ))
             })
     }
 

@@ -25,8 +25,12 @@ impl Engine for VllmAscend {
             Kind::LmHead => Some("output head, float in this engine"),
             Kind::SharedHead => Some("output head of the MTP layer, float in this engine"),
             Kind::EhProj => Some("MTP projection, float in this engine"),
-            Kind::KvBProj => Some("the engine asserts that kv_b_proj is float and splits it into W_UK and W_UV"),
-            Kind::IndexerWqB | Kind::IndexerWk | Kind::IndexerWeights => Some("indexer, float in this engine"),
+            Kind::KvBProj => {
+                Some("the engine asserts that kv_b_proj is float and splits it into W_UK and W_UV")
+            }
+            Kind::IndexerWqB | Kind::IndexerWk | Kind::IndexerWeights => {
+                Some("indexer, float in this engine")
+            }
             Kind::Multimodal => Some("vision or audio tower"),
             _ => None,
         }
@@ -69,6 +73,13 @@ impl Engine for VllmAscend {
         for output in &cx.plan.outputs {
             let tag = if output.scheme.is_some() { cx.preset.name.as_str() } else { "FLOAT" };
             write!(out, ",\n  {}: {}", Quoted(&output.name), Quoted(tag))?;
+        }
+        // A tied model builds its head all the same, and looks it up (vllm-ascend issue 8367).
+        const HEAD: &str = "lm_head.weight";
+        if cx.checkpoint.config.tie_word_embeddings()
+            && !cx.plan.outputs.iter().any(|o| o.name.as_ref() == HEAD)
+        {
+            write!(out, ",\n  {}: \"FLOAT\"", Quoted(HEAD))?;
         }
         writeln!(out, "\n}}")
     }

@@ -40,9 +40,7 @@ static INPUTS: LazyLock<Vec<f32>> = LazyLock::new(inputs);
 
 /// Every BF16 and binary16 value, every rounding step of every format, and random bit patterns.
 fn inputs() -> Vec<f32> {
-    let mut out: Vec<f32> = (0..=u16::MAX)
-        .flat_map(|b| [f32_from_bf16(b), f32_from_f16(b)])
-        .collect();
+    let mut out: Vec<f32> = (0..=u16::MAX).flat_map(|b| [f32_from_bf16(b), f32_from_f16(b)]).collect();
     for dtype in FLOATS.into_iter().chain(INTEGERS).chain([Dtype::HiF8]) {
         let mut values: Vec<f64> = (0..1u32 << dtype.bits())
             .map(|code| decode(dtype, code).into())
@@ -61,15 +59,9 @@ fn inputs() -> Vec<f32> {
         }
     }
     // HiF8's first missing value is not one regular step away; E8M0's and HiF8's first steps are relative to nothing.
-    for x in [
-        40960.0,
-        2f32.powi(-23),
-        2f32.powi(-127),
-        1.5 * 2f32.powi(-127),
-        1.5 * 2f32.powi(127),
-        f32::MAX,
-        0.0,
-    ] {
+    for x in
+        [40960.0, 2f32.powi(-23), 2f32.powi(-127), 1.5 * 2f32.powi(-127), 1.5 * 2f32.powi(127), f32::MAX, 0.0]
+    {
         steps(x, &mut out);
     }
     let mut state = 0x2545_F491_4F6C_DD1Du64;
@@ -78,9 +70,7 @@ fn inputs() -> Vec<f32> {
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
-        out.push(f32::from_bits(
-            (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32,
-        ));
+        out.push(f32::from_bits((state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32));
     }
     out
 }
@@ -99,11 +89,7 @@ fn assert_same<T: PartialEq + std::fmt::LowerHex>(
     want: &[T],
     got: impl Fn(f32) -> T,
 ) {
-    assert_eq!(
-        of.len(),
-        want.len(),
-        "{what}: the oracle gave another number of results"
-    );
+    assert_eq!(of.len(), want.len(), "{what}: the oracle gave another number of results");
     let wrong: Vec<String> = of
         .iter()
         .zip(want)
@@ -112,12 +98,7 @@ fn assert_same<T: PartialEq + std::fmt::LowerHex>(
             (got != *want).then(|| format!("{x:e} ({:#010x}): {got:#x}, oracle {want:#x}", x.to_bits()))
         })
         .collect();
-    assert!(
-        wrong.is_empty(),
-        "{what}: {} differ\n{}",
-        wrong.len(),
-        wrong[..wrong.len().min(20)].join("\n")
-    );
+    assert!(wrong.is_empty(), "{what}: {} differ\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
 }
 
 fn le<const N: usize>(path: &Path) -> Vec<[u8; N]> {
@@ -130,10 +111,7 @@ fn le<const N: usize>(path: &Path) -> Vec<[u8; N]> {
 /// Codes as `u32`, whatever their width in the file.
 fn codes(path: &Path, dtype: Dtype) -> Vec<u32> {
     if dtype.bits() == 16 {
-        le(path)
-            .into_iter()
-            .map(|b| u16::from_le_bytes(b).into())
-            .collect()
+        le(path).into_iter().map(|b| u16::from_le_bytes(b).into()).collect()
     } else {
         le(path).into_iter().map(|[b]| b.into()).collect()
     }
@@ -150,11 +128,7 @@ fn canonical(dtype: Dtype, code: u32) -> u32 {
 }
 
 fn canonical_f32(x: f32) -> u32 {
-    if x.is_nan() {
-        x.to_bits() & 0x8000_0000 | 0x7FC0_0000
-    } else {
-        x.to_bits()
-    }
+    if x.is_nan() { x.to_bits() & 0x8000_0000 | 0x7FC0_0000 } else { x.to_bits() }
 }
 
 /// Compares every conversion of `dtypes` with the Python libraries.
@@ -184,22 +158,12 @@ fn check_live(dtypes: &[Dtype]) {
                 assert_eq!(got.to_bits(), want, "{dtype} decodes {code:#x}");
             }
         }
-        for (what, encode) in [
-            ("ieee", encode_ieee as fn(Dtype, f32) -> u32),
-            ("sat", encode_saturating),
-        ] {
-            let want: Vec<u32> = codes(&file(what), dtype)
-                .into_iter()
-                .map(|c| canonical(dtype, c))
-                .collect();
-            assert_same(&format!("{dtype} {what}"), &INPUTS, &want, |x| {
-                canonical(dtype, encode(dtype, x))
-            });
+        for (what, encode) in [("ieee", encode_ieee as fn(Dtype, f32) -> u32), ("sat", encode_saturating)] {
+            let want: Vec<u32> = codes(&file(what), dtype).into_iter().map(|c| canonical(dtype, c)).collect();
+            assert_same(&format!("{dtype} {what}"), &INPUTS, &want, |x| canonical(dtype, encode(dtype, x)));
         }
         if dtype == Dtype::F8E8M0 {
-            assert_same("e8m0 up", &INPUTS, &codes(&file("up"), dtype), |x| {
-                e8m0_up(x).into()
-            });
+            assert_same("e8m0 up", &INPUTS, &codes(&file("up"), dtype), |x| e8m0_up(x).into());
         }
     }
 }
@@ -221,31 +185,14 @@ fn hifloat8_equals_en_dtypes() {
 
 #[test]
 fn inner_loop_conversions_equal_the_general_ones() {
-    let general = |dtype| {
-        INPUTS
-            .iter()
-            .map(|x| encode_ieee(dtype, *x))
-            .collect::<Vec<u32>>()
-    };
-    assert_same("e4m3", &INPUTS, &general(Dtype::F8E4M3), |x| {
-        e4m3_from_f32_clamped(x).into()
-    });
-    assert_same("bf16", &INPUTS, &general(Dtype::BF16), |x| {
-        bf16_from_f32(x).into()
-    });
+    let general = |dtype| INPUTS.iter().map(|x| encode_ieee(dtype, *x)).collect::<Vec<u32>>();
+    assert_same("e4m3", &INPUTS, &general(Dtype::F8E4M3), |x| e4m3_from_f32_clamped(x).into());
+    assert_same("bf16", &INPUTS, &general(Dtype::BF16), |x| bf16_from_f32(x).into());
     assert_same("f16", &INPUTS, &general(Dtype::F16), |x| f16_from_f32(x).into());
-    assert_same("e8m0", &INPUTS, &general(Dtype::F8E8M0), |x| {
-        e8m0_nearest(x).into()
-    });
+    assert_same("e8m0", &INPUTS, &general(Dtype::F8E8M0), |x| e8m0_nearest(x).into());
     for code in 0..=255u8 {
-        assert_eq!(
-            f32_from_e4m3(code).to_bits(),
-            decode(Dtype::F8E4M3, code.into()).to_bits()
-        );
-        assert_eq!(
-            f32_from_e8m0(code).to_bits(),
-            decode(Dtype::F8E8M0, code.into()).to_bits()
-        );
+        assert_eq!(f32_from_e4m3(code).to_bits(), decode(Dtype::F8E4M3, code.into()).to_bits());
+        assert_eq!(f32_from_e8m0(code).to_bits(), decode(Dtype::F8E8M0, code.into()).to_bits());
     }
 }
 
@@ -255,19 +202,11 @@ macro_rules! check_microfloat {
     ($dtype:expr, $type:ty, $except:expr) => {
         for code in 0..1u32 << $dtype.bits() {
             let want = <$type>::from_bits(code as u8).to_f32();
-            assert_eq!(
-                decode($dtype, code).to_bits(),
-                want.to_bits(),
-                "{} decodes {code:#x}",
-                $dtype
-            );
+            assert_eq!(decode($dtype, code).to_bits(), want.to_bits(), "{} decodes {code:#x}", $dtype);
         }
         let except: fn(f32) -> bool = $except;
         let inputs: Vec<f32> = INPUTS.iter().copied().filter(|x| !except(*x)).collect();
-        let want: Vec<u32> = inputs
-            .iter()
-            .map(|x| <$type>::from_f32(*x).to_bits().into())
-            .collect();
+        let want: Vec<u32> = inputs.iter().map(|x| <$type>::from_f32(*x).to_bits().into()).collect();
         assert_same(stringify!($type), &inputs, &want, |x| encode_ieee($dtype, x));
     };
 }

@@ -35,12 +35,7 @@ fn bytes_file(names: &[&str]) -> Vec<u8> {
     let entries: Vec<String> = names
         .iter()
         .enumerate()
-        .map(|(i, n)| {
-            format!(
-                r#""{n}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{}]}}"#,
-                i + 1
-            )
-        })
+        .map(|(i, n)| format!(r#""{n}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{}]}}"#, i + 1))
         .collect();
     st(&format!("{{{}}}", entries.join(",")), &vec![0; names.len()])
 }
@@ -68,10 +63,7 @@ fn describe(result: &Result<Checkpoint>) -> String {
         Err(e) => {
             // Every message fits a screen and shows no raw control characters.
             let text = e.to_string();
-            assert!(
-                text.len() < 4000 && !text.chars().any(|c| c.is_control() && c != '\n'),
-                "{text}"
-            );
+            assert!(text.len() < 4000 && !text.chars().any(|c| c.is_control() && c != '\n'), "{text}");
             assert!(e.file_name().is_some(), "no file named: {text}");
             e.code().into()
         }

@@ -89,21 +89,12 @@ impl Config {
     /// `config-not-object`, `config-value` (exit 4).
     pub fn from_value(value: Value) -> Result<Self> {
         let Value::Object(json) = value else {
-            return Err(Error::input(
-                "config-not-object",
-                "config.json is not a JSON object",
-            ));
+            return Err(Error::input("config-not-object", "config.json is not a JSON object"));
         };
-        let mut config = Self {
-            json,
-            present: true,
-            quantization: None,
-            quantization_conflict: false,
-        };
+        let mut config = Self { json, present: true, quantization: None, quantization_conflict: false };
         for key in COUNTS {
-            for value in [config.json.get(*key), config.text().and_then(|t| t.get(*key))]
-                .into_iter()
-                .flatten()
+            for value in
+                [config.json.get(*key), config.text().and_then(|t| t.get(*key))].into_iter().flatten()
             {
                 // Lists occur too (one count per layer); they are not read as counts.
                 let bad = value.is_number() && value.as_u64().is_none_or(|v| v > u64::from(u32::MAX))
@@ -114,10 +105,7 @@ impl Config {
             }
         }
         let at = |map: &Map<String, Value>| -> Result<Option<Quantization>> {
-            match map
-                .get("quantization_config")
-                .or_else(|| map.get("compression_config"))
-            {
+            match map.get("quantization_config").or_else(|| map.get("compression_config")) {
                 None | Some(Value::Null) => Ok(None),
                 Some(Value::Object(q)) => Quantization::parse(q).map(Some),
                 Some(other) => Err(bad_value("quantization_config", "an object", other)),
@@ -138,10 +126,7 @@ impl Config {
     /// A value at the root or, failing that, in `text_config`; null counts as missing.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let present = |v: &&Value| !v.is_null();
-        self.json
-            .get(key)
-            .filter(present)
-            .or_else(|| self.text().and_then(|t| t.get(key)).filter(present))
+        self.json.get(key).filter(present).or_else(|| self.text().and_then(|t| t.get(key)).filter(present))
     }
 
     /// A count, see [`Config::get`].
@@ -220,12 +205,7 @@ impl Quantization {
 
 impl WeightGroup {
     fn parse(json: &Map<String, Value>) -> Result<Self> {
-        let text = |key: &str| {
-            json.get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let text = |key: &str| json.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let group_size = match json.get("group_size") {
             None | Some(Value::Null) => None,
             Some(v) => match v.as_i64() {
@@ -258,10 +238,7 @@ fn block(json: &Map<String, Value>, key: &str) -> Result<Option<[u32; 2]>> {
         Value::String(text) => text.split('x').map(|t| t.parse().ok()).collect(),
         _ => Vec::new(),
     };
-    let side = |v: Option<i64>| {
-        v.filter(|v| (1..=MAX_BLOCK).contains(v))
-            .and_then(|v| u32::try_from(v).ok())
-    };
+    let side = |v: Option<i64>| v.filter(|v| (1..=MAX_BLOCK).contains(v)).and_then(|v| u32::try_from(v).ok());
     match sides[..] {
         [rows, cols] => match (side(rows), side(cols)) {
             (Some(rows), Some(cols)) => Ok(Some([rows, cols])),

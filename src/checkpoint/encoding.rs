@@ -28,6 +28,12 @@ pub enum Encoding {
         /// The tensor that holds the codes.
         codes: TensorId,
     },
+    /// The offsets of another tensor's codes. All zero in a symmetric scheme, which only their bytes tell: a reader that
+    /// decodes the codes without them must check.
+    OffsetOf {
+        /// The tensor that holds the codes.
+        codes: TensorId,
+    },
     /// Not decodable in this version, or not decodable at all.
     Unsupported {
         /// What it is, for people.
@@ -47,7 +53,8 @@ const GPTQ: &str = "GPTQ or AWQ (qweight)";
 const MXFP4_BLOCKS: &str = "MXFP4 blocks (gpt-oss)";
 const NVFP4: &str = "FP4 packed in U8 (NVFP4 or MXFP4)";
 const BNB: &str = "bitsandbytes";
-const INT8_OFFSET: &str = "INT8 with offsets";
+/// What conversion says of codes with offsets.
+pub(super) const INT8_OFFSET: &str = "INT8 with offsets";
 const INT8_ASYMMETRIC: &str = "asymmetric INT8";
 const RANK: &str = "quantized tensor that is no matrix";
 const SUB_BYTE: &str = "sub-byte floats";
@@ -62,12 +69,7 @@ pub(super) fn classify(
     quantization: Option<&Quantization>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Encoding>> {
-    let mut c = Classifier {
-        tensors,
-        quantization,
-        out: vec![Encoding::Plain; tensors.len()],
-        inferred: 0,
-    };
+    let mut c = Classifier { tensors, quantization, out: vec![Encoding::Plain; tensors.len()], inferred: 0 };
     for (id, tensor) in (0..).zip(tensors) {
         c.tensor(id, tensor)?;
     }
@@ -99,33 +101,18 @@ impl Classifier<'_> {
             }
             ("weight", Dtype::I8) => self.int8(id, module),
             ("weight", Dtype::U8) if self.companion(module, "weight.absmax").is_some() => {
-                self.refuse(
-                    id,
-                    module,
-                    BNB,
-                    &["weight.absmax", "weight.quant_map", "weight.nested_absmax"],
-                );
+                self.refuse(id, module, BNB, &["weight.absmax", "weight.quant_map", "weight.nested_absmax"]);
                 Ok(())
             }
             ("weight", Dtype::U8) => {
-                let scales = [
-                    "weight_scale",
-                    "weight_scale_2",
-                    "input_scale",
-                    "weight_scale_inv",
-                    "scale",
-                ];
+                let scales = ["weight_scale", "weight_scale_2", "input_scale", "weight_scale_inv", "scale"];
                 if scales.iter().any(|s| self.companion(module, s).is_some()) {
                     self.refuse(id, module, NVFP4, &scales);
                 }
                 Ok(())
             }
             ("weight_packed", dtype) => {
-                let what = if dtype == Dtype::U8 {
-                    PACKED_FP4
-                } else {
-                    PACKED_INT
-                };
+                let what = if dtype == Dtype::U8 { PACKED_FP4 } else { PACKED_INT };
                 let parts = [
                     "weight_scale",
                     "weight_shape",
@@ -183,8 +170,15 @@ impl Classifier<'_> {
         let companions = ["weight_scale", "weight_offset", "weight_zero_point", "scale"];
         if self.companion(module, "scale").is_some() {
             self.refuse(id, module, FP4_I8, &companions);
-        } else if self.companion(module, "weight_offset").is_some() {
-            self.refuse(id, module, INT8_OFFSET, &companions);
+        } else if let Some(offset) = self.companion(module, "weight_offset") {
+            // AscendV1 stores offsets beside every scale, zero where the scheme is symmetric.
+            match self.companion(module, "weight_scale") {
+                Some(_) => {
+                    self.out[offset as usize] = Encoding::OffsetOf { codes: id };
+                    return self.scaled(id, module, &["weight_scale"]);
+                }
+                None => self.refuse(id, module, MISSING_SCALE, &companions),
+            }
         } else if self.companion(module, "weight_zero_point").is_some()
             || self.groups(Dtype::I8).any(|g| !g.symmetric)
         {
@@ -209,27 +203,17 @@ impl Classifier<'_> {
             self.refuse(id, module, RANK, &[param]);
             return Ok(());
         };
-        if !matches!(
-            grid.dtype,
-            Dtype::F32 | Dtype::BF16 | Dtype::F16 | Dtype::F8E8M0 | Dtype::U8
-        ) {
-            return Err(
-                Error::input("scale-dtype", "a scale tensor has a dtype that no scale has")
-                    .tensor(&grid.name)
-                    .expected("F32, BF16, F16, F8_E8M0 or U8")
-                    .found(grid.dtype),
-            );
+        if !matches!(grid.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16 | Dtype::F8E8M0 | Dtype::U8) {
+            return Err(Error::input("scale-dtype", "a scale tensor has a dtype that no scale has")
+                .tensor(&grid.name)
+                .expected("F32, BF16, F16, F8_E8M0 or U8")
+                .found(grid.dtype));
         }
         let (configured, guesses) = self.granularities(weight.dtype, param);
         let fits = |g: &Granularity| scale_fits(*g, n, k, &grid.shape);
         let granularity = if let Some(g) = configured.iter().copied().find(fits) {
             g
-        } else if let Some(g) = guesses
-            .iter()
-            .copied()
-            .find(fits)
-            .filter(|_| configured.is_empty())
-        {
+        } else if let Some(g) = guesses.iter().copied().find(fits).filter(|_| configured.is_empty()) {
             if matches!(g, Granularity::Block { .. }) {
                 self.inferred += 1;
             }
@@ -237,38 +221,18 @@ impl Classifier<'_> {
         } else if param == "scale" && scale_fits(Granularity::Block { rows: 1, cols: 32 }, n, k, &grid.shape)
         {
             // DeepSeek-V4.1's Engram tables beside 32x32 blocks.
-            self.refuse(
-                id,
-                module,
-                "FP8 with 1x32 scales beside another block size",
-                &[param],
-            );
+            self.refuse(id, module, "FP8 with 1x32 scales beside another block size", &[param]);
             return Ok(());
         } else {
-            let options = if configured.is_empty() {
-                guesses
-            } else {
-                configured
-            };
-            let expected: Vec<String> = options
-                .iter()
-                .map(|g| format!("{:?} ({g})", g.grid(n, k)))
-                .collect();
-            return Err(Error::input(
-                "scale-grid",
-                "the shape of a scale tensor does not fit its weight",
-            )
-            .tensor(&grid.name)
-            .expected(format!("{} for {n}x{k}", expected.join(" or ")))
-            .found(format!("{:?}", grid.shape))
-            .fix("check weight_block_size in config.json; fetch the checkpoint again if it is right"));
+            let options = if configured.is_empty() { guesses } else { configured };
+            let expected: Vec<String> = options.iter().map(|g| format!("{:?} ({g})", g.grid(n, k))).collect();
+            return Err(Error::input("scale-grid", "the shape of a scale tensor does not fit its weight")
+                .tensor(&grid.name)
+                .expected(format!("{} for {n}x{k}", expected.join(" or ")))
+                .found(format!("{:?}", grid.shape))
+                .fix("check weight_block_size in config.json; fetch the checkpoint again if it is right"));
         };
-        let scheme = Scheme {
-            element: weight.dtype,
-            granularity,
-            scale: grid.dtype,
-            rule: Rule::Given,
-        };
+        let scheme = Scheme { element: weight.dtype, granularity, scale: grid.dtype, rule: Rule::Given };
         self.out[id as usize] = Encoding::Codes { scale, scheme };
         self.out[scale as usize] = Encoding::ScaleOf { codes: id };
         Ok(())
@@ -284,12 +248,8 @@ impl Classifier<'_> {
     /// What the config says about granularity, and what is tried when it says nothing.
     fn granularities(&self, element: Dtype, param: &str) -> (Vec<Granularity>, Vec<Granularity>) {
         let block = |[rows, cols]: [u32; 2]| Granularity::Block { rows, cols };
-        let mut configured: Vec<Granularity> = self
-            .quantization
-            .and_then(|q| q.block)
-            .map(block)
-            .into_iter()
-            .collect();
+        let mut configured: Vec<Granularity> =
+            self.quantization.and_then(|q| q.block).map(block).into_iter().collect();
         if param != "weight_scale" {
             return (configured, vec![Granularity::Tensor, block([128, 128])]);
         }
@@ -307,9 +267,7 @@ impl Classifier<'_> {
 }
 
 fn unsupported(what: &'static str) -> Encoding {
-    Encoding::Unsupported {
-        what: Cow::Borrowed(what),
-    }
+    Encoding::Unsupported { what: Cow::Borrowed(what) }
 }
 
 /// Whether `shape` is the scale grid of an `[n, k]` weight.

@@ -20,6 +20,7 @@ fn encoding_of(quantization: Value, list: &[(&str, Dtype, &[u64])]) -> String {
                 }
                 Encoding::Plain => "plain".into(),
                 Encoding::ScaleOf { .. } => "scale".into(),
+                Encoding::OffsetOf { .. } => "offset".into(),
                 Encoding::Unsupported { what } => {
                     let code = c.require_decodable(id).unwrap_err().code();
                     format!("{code}: {what}")
@@ -33,10 +34,7 @@ fn encoding_of(quantization: Value, list: &[(&str, Dtype, &[u64])]) -> String {
 fn ragged_grids_come_from_the_configured_block() {
     let fp8 = |block: Value| json!({"quant_method": "fp8", "weight_block_size": block});
     let of = |q: Value, shape: &[u64], grid: &[u64]| {
-        encoding_of(
-            q,
-            &[("a.weight", F8E4M3, shape), ("a.weight_scale_inv", F32, grid)],
-        )
+        encoding_of(q, &[("a.weight", F8E4M3, shape), ("a.weight_scale_inv", F32, grid)])
     };
     let ok = "f8_e4m3:128x128:f32:given";
     // 576 rows: blocks of 128 with a tail of 64, not 5 blocks of 115.2 rows.
@@ -45,101 +43,49 @@ fn ragged_grids_come_from_the_configured_block() {
     assert_eq!(of(fp8(json!([128, 128])), &[192, 256], &[2, 2]), ok);
     assert_eq!(of(fp8(json!([128, 128])), &[1, 1], &[1, 1]), ok);
     assert_eq!(of(fp8(json!([128, 128])), &[129, 127], &[2, 1]), ok);
-    assert_eq!(
-        of(fp8(json!([32, 32])), &[33, 65], &[2, 3]),
-        "f8_e4m3:32x32:f32:given"
-    );
-    assert_eq!(
-        of(fp8(json!([1, 32])), &[3, 64], &[3, 2]),
-        "f8_e4m3:1x32:f32:given"
-    );
-    for wrong in [
-        &[4, 56][..],
-        &[6, 56],
-        &[5, 55],
-        &[56, 5],
-        &[280],
-        &[5, 56, 1],
-        &[1],
-        &[],
-    ] {
-        assert_eq!(
-            of(fp8(json!([128, 128])), &[576, 7168], wrong),
-            "scale-grid",
-            "{wrong:?}"
-        );
+    assert_eq!(of(fp8(json!([32, 32])), &[33, 65], &[2, 3]), "f8_e4m3:32x32:f32:given");
+    assert_eq!(of(fp8(json!([1, 32])), &[3, 64], &[3, 2]), "f8_e4m3:1x32:f32:given");
+    for wrong in [&[4, 56][..], &[6, 56], &[5, 55], &[56, 5], &[280], &[5, 56, 1], &[1], &[]] {
+        assert_eq!(of(fp8(json!([128, 128])), &[576, 7168], wrong), "scale-grid", "{wrong:?}");
     }
     assert_eq!(of(fp8(json!([64, 128])), &[576, 7168], &[5, 56]), "scale-grid");
     // No configured block: 128x128 where it fits, or one scale.
     assert_eq!(of(json!({"quant_method": "fp8"}), &[576, 7168], &[5, 56]), ok);
-    assert_eq!(
-        of(json!({"quant_method": "fp8"}), &[576, 7168], &[]),
-        "f8_e4m3:tensor:f32:given"
-    );
-    assert_eq!(
-        of(json!({"quant_method": "fp8"}), &[576, 7168], &[9, 112]),
-        "scale-grid"
-    );
+    assert_eq!(of(json!({"quant_method": "fp8"}), &[576, 7168], &[]), "f8_e4m3:tensor:f32:given");
+    assert_eq!(of(json!({"quant_method": "fp8"}), &[576, 7168], &[9, 112]), "scale-grid");
     let c = Checkpoint::from_parts(
         json!({}),
-        parts(&[
-            ("a.weight", F8E4M3, &[576, 7168]),
-            ("a.weight_scale_inv", BF16, &[5, 56]),
-        ]),
+        parts(&[("a.weight", F8E4M3, &[576, 7168]), ("a.weight_scale_inv", BF16, &[5, 56])]),
     );
-    assert!(
-        c.unwrap()
-            .notes
-            .iter()
-            .any(|n| n.contains("128x128 inferred for 1 weights"))
-    );
+    assert!(c.unwrap().notes.iter().any(|n| n.contains("128x128 inferred for 1 weights")));
 }
 
 #[test]
 fn a_grid_error_names_everything() {
     let c = Checkpoint::from_parts(
         json!({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}),
-        parts(&[
-            ("a.weight", F8E4M3, &[576, 7168]),
-            ("a.weight_scale_inv", F32, &[4, 56]),
-        ]),
+        parts(&[("a.weight", F8E4M3, &[576, 7168]), ("a.weight_scale_inv", F32, &[4, 56])]),
     );
     let e = c.unwrap_err();
     let text = e.to_string();
-    assert_eq!(
-        (e.class().exit_code(), e.tensor_name()),
-        (4, Some("a.weight_scale_inv"))
-    );
+    assert_eq!((e.class().exit_code(), e.tensor_name()), (4, Some("a.weight_scale_inv")));
     assert_eq!(e.file_name(), Some("model.safetensors"));
-    assert!(
-        text.contains("[5, 56]") && text.contains("[4, 56]") && text.contains("576x7168"),
-        "{text}"
-    );
+    assert!(text.contains("[5, 56]") && text.contains("[4, 56]") && text.contains("576x7168"), "{text}");
 }
 
 #[test]
 fn scales_of_every_dtype_and_name() {
     let fp8 = json!({"quant_method": "fp8", "weight_block_size": [128, 128]});
-    for (dtype, text) in [
-        (F32, "f32"),
-        (BF16, "bf16"),
-        (F16, "f16"),
-        (F8E8M0, "f8_e8m0"),
-        (U8, "u8"),
-    ] {
+    for (dtype, text) in [(F32, "f32"), (BF16, "bf16"), (F16, "f16"), (F8E8M0, "f8_e8m0"), (U8, "u8")] {
         for name in ["a.weight_scale_inv", "a.scale", "a.weight_scale"] {
-            let found = encoding_of(
-                fp8.clone(),
-                &[("a.weight", F8E4M3, &[256, 128]), (name, dtype, &[2, 1])],
-            );
+            let found =
+                encoding_of(fp8.clone(), &[("a.weight", F8E4M3, &[256, 128]), (name, dtype, &[2, 1])]);
             assert_eq!(found, format!("f8_e4m3:128x128:{text}:given"), "{name}");
         }
     }
     for dtype in [I32, I8, F8E4M3] {
-        let list: &[(&str, Dtype, &[u64])] = &[
-            ("a.weight", F8E4M3, &[256, 128]),
-            ("a.weight_scale_inv", dtype, &[2, 1]),
-        ];
+        let list: &[(&str, Dtype, &[u64])] =
+            &[("a.weight", F8E4M3, &[256, 128]), ("a.weight_scale_inv", dtype, &[2, 1])];
         assert_eq!(encoding_of(fp8.clone(), list), "scale-dtype");
     }
     // `.scale` of a plain weight, and hyper-connection scales, are parameters.
@@ -153,20 +99,14 @@ fn scales_of_every_dtype_and_name() {
 fn ct(kind: &str, strategy: &str, more: &str) -> Value {
     let mut weights = json!({"num_bits": 8, "type": kind, "strategy": strategy, "symmetric": true});
     let extra: Value = serde_json::from_str(more).unwrap();
-    weights
-        .as_object_mut()
-        .unwrap()
-        .extend(extra.as_object().unwrap().clone());
+    weights.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     json!({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}})
 }
 
 #[test]
 fn compressed_tensors() {
     let of = |q: &Value, dtype: Dtype, scale: Dtype, grid: &[u64]| {
-        encoding_of(
-            q.clone(),
-            &[("a.weight", dtype, &[256, 384]), ("a.weight_scale", scale, grid)],
-        )
+        encoding_of(q.clone(), &[("a.weight", dtype, &[256, 384]), ("a.weight_scale", scale, grid)])
     };
     let channel = ct("float", "channel", "{}");
     assert_eq!(of(&channel, F8E4M3, F32, &[256, 1]), "f8_e4m3:channel:f32:given");
@@ -186,19 +126,8 @@ fn compressed_tensors() {
     assert_eq!(of(&int, I8, F32, &[256, 1]), "i8:channel:f32:given");
     assert_eq!(of(&int, I8, BF16, &[256, 1]), "i8:channel:bf16:given");
     assert_eq!(of(&int, I8, F32, &[255, 1]), "scale-grid");
-    assert_eq!(
-        of(&ct("int", "tensor", "{}"), I8, F32, &[1]),
-        "i8:tensor:f32:given"
-    );
-    assert!(
-        of(
-            &ct("int", "channel", r#"{"symmetric": false}"#),
-            I8,
-            F32,
-            &[256, 1]
-        )
-        .contains("asymmetric")
-    );
+    assert_eq!(of(&ct("int", "tensor", "{}"), I8, F32, &[1]), "i8:tensor:f32:given");
+    assert!(of(&ct("int", "channel", r#"{"symmetric": false}"#), I8, F32, &[256, 1]).contains("asymmetric"));
     // Without any config, the shape tells.
     let none = json!({});
     assert_eq!(of(&none, F8E4M3, F32, &[256, 1]), "f8_e4m3:channel:f32:given");
@@ -225,31 +154,11 @@ fn what_cannot_be_decoded_says_so() {
     check(&[("a.weight_scale_inv", F32, &[2, 1])], "scale-orphan");
     check(&[("a.weight_scale", F32, &[2, 1])], "scale-orphan");
     let no = "encoding-unsupported: ";
+    check(&[("a.weight", F8E4M3, &[2, 4, 4]), ("a.weight_scale_inv", F32, &[2, 1, 1])], no);
+    check(&[("a.weight", I8, &[256, 64]), ("a.scale", F8E8M0, &[256, 4])], no);
+    check(&[("a.weight", I8, &[4, 4]), ("a.weight_offset", F32, &[4, 1])], "scale-missing");
     check(
-        &[
-            ("a.weight", F8E4M3, &[2, 4, 4]),
-            ("a.weight_scale_inv", F32, &[2, 1, 1]),
-        ],
-        no,
-    );
-    check(
-        &[("a.weight", I8, &[256, 64]), ("a.scale", F8E8M0, &[256, 4])],
-        no,
-    );
-    check(
-        &[
-            ("a.weight", I8, &[4, 4]),
-            ("a.weight_scale", F32, &[4, 1]),
-            ("a.weight_offset", F32, &[4, 1]),
-        ],
-        no,
-    );
-    check(
-        &[
-            ("a.weight", I8, &[4, 4]),
-            ("a.weight_scale", F32, &[4, 1]),
-            ("a.weight_zero_point", I8, &[4, 1]),
-        ],
+        &[("a.weight", I8, &[4, 4]), ("a.weight_scale", F32, &[4, 1]), ("a.weight_zero_point", I8, &[4, 1])],
         no,
     );
     check(
@@ -260,16 +169,9 @@ fn what_cannot_be_decoded_says_so() {
         ],
         no,
     );
+    check(&[("a.weight_packed", U8, &[4, 16]), ("a.weight_scale", U8, &[4, 1])], no);
     check(
-        &[("a.weight_packed", U8, &[4, 16]), ("a.weight_scale", U8, &[4, 1])],
-        no,
-    );
-    check(
-        &[
-            ("a.weight", U8, &[4, 16]),
-            ("a.weight_scale", F8E4M3, &[4, 2]),
-            ("a.weight_scale_2", F32, &[]),
-        ],
+        &[("a.weight", U8, &[4, 16]), ("a.weight_scale", F8E4M3, &[4, 2]), ("a.weight_scale_2", F32, &[])],
         no,
     );
     check(
@@ -281,25 +183,26 @@ fn what_cannot_be_decoded_says_so() {
         ],
         no,
     );
+    check(&[("e.gate_up_proj_blocks", U8, &[1, 2, 3, 16]), ("e.gate_up_proj_scales", U8, &[1, 2, 3])], no);
     check(
-        &[
-            ("e.gate_up_proj_blocks", U8, &[1, 2, 3, 16]),
-            ("e.gate_up_proj_scales", U8, &[1, 2, 3]),
-        ],
-        no,
-    );
-    check(
-        &[
-            ("a.weight", U8, &[16, 1]),
-            ("a.weight.absmax", F32, &[4]),
-            ("a.weight.quant_map", F32, &[16]),
-        ],
+        &[("a.weight", U8, &[16, 1]), ("a.weight.absmax", F32, &[4]), ("a.weight.quant_map", F32, &[16])],
         no,
     );
     check(&[("a.weight", Dtype::F4E2M1, &[4, 4])], no);
     check(&[("a.weight", Dtype::F8E5M2, &[4, 4])], no);
-    check(
-        &[("a.weight", F8E4M3, &[4, 64]), ("a.scale", F8E8M0, &[4, 2])],
-        no,
+    check(&[("a.weight", F8E4M3, &[4, 64]), ("a.scale", F8E8M0, &[4, 2])], no);
+}
+
+#[test]
+fn offsets_beside_scales_are_decodable_but_not_convertible() {
+    let list: &[(&str, Dtype, &[u64])] =
+        &[("a.weight", I8, &[4, 4]), ("a.weight_scale", F32, &[4, 1]), ("a.weight_offset", F32, &[4, 1])];
+    let c = Checkpoint::from_parts(json!({}), parts(list)).unwrap();
+    let id = c.find("a.weight").unwrap();
+    assert!(
+        matches!(&c.encodings[id as usize], Encoding::Codes { scheme, .. } if scheme.to_string() == "i8:channel:f32:given")
     );
+    let offset = c.find("a.weight_offset").unwrap();
+    assert_eq!(c.encodings[offset as usize], Encoding::OffsetOf { codes: id });
+    assert_eq!(c.require_decodable(offset).unwrap_err().code(), "encoding-unsupported");
 }

@@ -73,11 +73,7 @@ pub fn read(file: &ReadFile, shapes: &mut Shapes) -> Result<(Header, u64, String
     let mut length = [0; 8];
     if file.len() < 8 {
         let e = Error::input("st-too-short", "the file is too short for a safetensors header");
-        return Err(at_file(
-            e.expected("at least 8 bytes")
-                .found(file.len())
-                .fix("fetch the file again"),
-        ));
+        return Err(at_file(e.expected("at least 8 bytes").found(file.len()).fix("fetch the file again")));
     }
     file.read_exact_at(&mut length, 0)?;
     let header = header_length(length, file.len()).map_err(at_file)?;
@@ -101,10 +97,8 @@ pub fn header_length(prefix: [u8; 8], file_bytes: u64) -> Result<usize> {
             .found(0));
     }
     if length > MAX_HEADER {
-        let e = Error::input(
-            "st-header-too-big",
-            "the safetensors header is too big, or this is another format",
-        );
+        let e =
+            Error::input("st-header-too-big", "the safetensors header is too big, or this is another format");
         return Err(e.expected(format!("at most {MAX_HEADER} bytes")).found(length));
     }
     if length > file_bytes.saturating_sub(8) {
@@ -127,14 +121,7 @@ pub fn parse(header: &[u8], data_bytes: u64, shapes: &mut Shapes) -> Result<Head
         Error::input("st-utf8", "the safetensors header is not UTF-8")
             .found(format!("byte {}", e.valid_up_to()))
     })?;
-    let mut ctx = Context {
-        shapes,
-        out: Header::default(),
-        at: None,
-        field: "",
-        fault: None,
-        odd: None,
-    };
+    let mut ctx = Context { shapes, out: Header::default(), at: None, field: "", fault: None, odd: None };
     let mut de = serde_json::Deserializer::from_str(text);
     let result = HeaderSeed(&mut ctx).deserialize(&mut de).and_then(|()| {
         ctx.at = None;
@@ -152,11 +139,7 @@ pub fn parse(header: &[u8], data_bytes: u64, shapes: &mut Shapes) -> Result<Head
         ));
     }
     no_duplicates(&out.entries)?;
-    out.entries.sort_by(|a, b| {
-        (a.start, a.end)
-            .cmp(&(b.start, b.end))
-            .then_with(|| a.name.cmp(&b.name))
-    });
+    out.entries.sort_by(|a, b| (a.start, a.end).cmp(&(b.start, b.end)).then_with(|| a.name.cmp(&b.name)));
     check_coverage(&out.entries, data_bytes)?;
     Ok(out)
 }
@@ -166,12 +149,10 @@ fn no_duplicates(entries: &[Entry]) -> Result<()> {
     names.sort_unstable();
     match names.windows(2).find(|w| w[0] == w[1]) {
         None => Ok(()),
-        Some(w) => Err(
-            Error::input("st-duplicate-name", "two header entries have one name")
-                .tensor(w[0])
-                .expected("every tensor once")
-                .fix("readers disagree on which entry counts: write the file again"),
-        ),
+        Some(w) => Err(Error::input("st-duplicate-name", "two header entries have one name")
+            .tensor(w[0])
+            .expected("every tensor once")
+            .fix("readers disagree on which entry counts: write the file again")),
     }
 }
 
@@ -194,10 +175,7 @@ fn check_coverage(entries: &[Entry], data_bytes: u64) -> Result<()> {
     }
     if end > data_bytes {
         let e = Error::input("st-truncated", "the file is shorter than its header says");
-        let last = entries
-            .iter()
-            .find(|e| e.end > data_bytes)
-            .map_or("", |e| &e.name);
+        let last = entries.iter().find(|e| e.end > data_bytes).map_or("", |e| &e.name);
         return Err(e
             .tensor(last)
             .expected(format!("{end} bytes of data"))
@@ -205,10 +183,7 @@ fn check_coverage(entries: &[Entry], data_bytes: u64) -> Result<()> {
             .fix("fetch the file again: it is cut short"));
     }
     if end < data_bytes {
-        let e = Error::input(
-            "st-trailing-bytes",
-            "bytes after the last tensor belong to no tensor",
-        );
+        let e = Error::input("st-trailing-bytes", "bytes after the last tensor belong to no tensor");
         return Err(e.expected(format!("{end} bytes of data")).found(data_bytes));
     }
     Ok(())
@@ -250,11 +225,7 @@ impl Context<'_> {
             (true, "data_offsets") => ("st-offsets", "data_offsets as two non-negative integers"),
             (true, _) => ("st-entry", "an object with dtype, shape and data_offsets"),
         };
-        named(
-            Error::input(code, "a header entry is malformed")
-                .expected(expected)
-                .found(e),
-        )
+        named(Error::input(code, "a header entry is malformed").expected(expected).found(e))
     }
 
     fn push(&mut self, tensor: &str, fields: Fields) -> std::result::Result<(), Error> {
@@ -274,38 +245,24 @@ impl Context<'_> {
             Error::input("st-overflow", "the shape's element count overflows 64 bits")
                 .found(format!("{dtype} {shape:?}"))
         };
-        let bound = shape
-            .iter()
-            .try_fold(dtype.bits(), |n, d| n.checked_mul((*d).max(1)))
-            .ok_or_else(overflow)?;
+        let bound =
+            shape.iter().try_fold(dtype.bits(), |n, d| n.checked_mul((*d).max(1))).ok_or_else(overflow)?;
         let bits = if shape.contains(&0) { 0 } else { bound };
         if bits % 8 != 0 {
-            return Err(
-                Error::input("st-partial-byte", "the tensor's elements do not fill whole bytes")
-                    .found(format!("{dtype} {shape:?}")),
-            );
+            return Err(Error::input("st-partial-byte", "the tensor's elements do not fill whole bytes")
+                .found(format!("{dtype} {shape:?}")));
         }
         if bits / 8 != end - start {
-            return Err(
-                Error::input("st-size", "the tensor's byte range does not fit its shape")
-                    .expected(format!("{} bytes for {dtype} {shape:?}", bits / 8))
-                    .found(end - start),
-            );
+            return Err(Error::input("st-size", "the tensor's byte range does not fit its shape")
+                .expected(format!("{} bytes for {dtype} {shape:?}", bits / 8))
+                .found(end - start));
         }
         if self.out.entries.len() == MAX_TENSORS {
-            return Err(
-                Error::input("st-too-many-tensors", "too many tensors in one file")
-                    .expected(format!("at most {MAX_TENSORS}")),
-            );
+            return Err(Error::input("st-too-many-tensors", "too many tensors in one file")
+                .expected(format!("at most {MAX_TENSORS}")));
         }
         let shape = self.shapes.share(&shape);
-        self.out.entries.push(Entry {
-            name: tensor.into(),
-            dtype,
-            shape,
-            start,
-            end,
-        });
+        self.out.entries.push(Entry { name: tensor.into(), dtype, shape, start, end });
         Ok(())
     }
 }
@@ -350,10 +307,8 @@ impl<'de> Visitor<'de> for HeaderSeed<'_, '_> {
                 ctx.at = Some(key.chars().take(name::MAX_NAME).collect());
                 if let Some(found) = name::fault(&key) {
                     let e = Error::input("st-name", "a tensor name is not acceptable");
-                    return Err(ctx.fail(
-                        e.expected("1 to 512 bytes without control characters or '..'")
-                            .found(found),
-                    ));
+                    return Err(ctx
+                        .fail(e.expected("1 to 512 bytes without control characters or '..'").found(found)));
                 }
                 let fields = map.next_value_seed(EntrySeed(ctx))?;
                 if let Err(e) = ctx.push(&key, fields) {
@@ -434,10 +389,9 @@ impl<'de> Visitor<'de> for EntrySeed<'_, '_> {
                     let Text(text) = map.next_value_seed(TextSeed)?;
                     let Some(dtype) = Dtype::from_safetensors_name(&text) else {
                         let e = Error::input("st-dtype-unknown", "the tensor's dtype is not known");
-                        return Err(ctx.fail(
-                            e.expected("a safetensors dtype such as BF16")
-                                .found(quote(&text, 40)),
-                        ));
+                        return Err(
+                            ctx.fail(e.expected("a safetensors dtype such as BF16").found(quote(&text, 40)))
+                        );
                     };
                     fields.dtype = Some(dtype);
                 }
@@ -453,11 +407,8 @@ impl<'de> Visitor<'de> for EntrySeed<'_, '_> {
                 "data_offsets" => {
                     ctx.field = "data_offsets";
                     let offsets = map.next_value_seed(NumbersSeed { max: 2 })?;
-                    fields.offsets = Some(
-                        offsets
-                            .try_into()
-                            .map_err(|_| A::Error::custom("not two integers"))?,
-                    );
+                    fields.offsets =
+                        Some(offsets.try_into().map_err(|_| A::Error::custom("not two integers"))?);
                 }
                 _ => {
                     ctx.field = "";

@@ -38,12 +38,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Index> {
             .found(e)
     };
     let text = std::str::from_utf8(bytes).map_err(|e| json(&e))?;
-    let mut root = Root {
-        index: Index::default(),
-        files: BTreeMap::new(),
-        fault: None,
-        seen: Vec::new(),
-    };
+    let mut root = Root { index: Index::default(), files: BTreeMap::new(), fault: None, seen: Vec::new() };
     let mut de = serde_json::Deserializer::from_str(text);
     if let Err(e) = RootSeed(&mut root).deserialize(&mut de).and_then(|()| de.end()) {
         return Err(root.fault.unwrap_or_else(|| json(&e)));
@@ -52,10 +47,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Index> {
         return Err(Error::input("index-weight-map", "the index has no weight_map"));
     }
     if root.index.entries.is_empty() {
-        return Err(Error::input(
-            "index-weight-map",
-            "the weight_map of the index is empty",
-        ));
+        return Err(Error::input("index-weight-map", "the weight_map of the index is empty"));
     }
     let mut index = root.index;
     // Shards were numbered as they came; number them in byte order.
@@ -67,9 +59,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Index> {
     for (_, file) in &mut index.entries {
         *file = rank[*file as usize];
     }
-    index
-        .entries
-        .sort_unstable_by(|a, b| name::natural_cmp(&a.0, &b.0));
+    index.entries.sort_unstable_by(|a, b| name::natural_cmp(&a.0, &b.0));
     if let Some(w) = index.entries.windows(2).find(|w| w[0].0 == w[1].0) {
         return Err(Error::input("index-duplicate", "the index lists a tensor twice").tensor(&w[0].0));
     }
@@ -163,11 +153,7 @@ impl<'de> Visitor<'de> for MetadataSeed {
         }
         // Some writers store a float.
         Ok(total.and_then(|v| {
-            v.as_u64().or_else(|| {
-                v.as_f64()
-                    .filter(|f| f.fract() == 0.0 && *f >= 0.0)
-                    .map(|f| f as u64)
-            })
+            v.as_u64().or_else(|| v.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64))
         }))
     }
 }
@@ -190,10 +176,7 @@ impl<'de> Visitor<'de> for WeightMapSeed<'_> {
         let root = self.0;
         while let Some(Text(key)) = map.next_key_seed(TextSeed)? {
             if let Some(found) = name::fault(&key) {
-                let e = Error::input(
-                    "index-tensor-name",
-                    "a tensor name in the index is not acceptable",
-                );
+                let e = Error::input("index-tensor-name", "a tensor name in the index is not acceptable");
                 return Err(root.fail(e.tensor(quote(&key, 80)).found(found)));
             }
             let Text(file) = map.next_value_seed(TextSeed)?;

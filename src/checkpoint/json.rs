@@ -172,15 +172,9 @@ mod tests {
         for text in bad.iter().copied().chain([deep.as_str()]) {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
             let mut de = serde_json::Deserializer::from_str(text);
-            assert!(
-                Skip.deserialize(&mut de).and_then(|()| de.end()).is_err(),
-                "{text}"
-            );
+            assert!(Skip.deserialize(&mut de).and_then(|()| de.end()).is_err(), "{text}");
         }
         let good = r#"{"a":[1,-2,3.5,true,null,"\u00e9"],"b":{}}"#;
-        assert_eq!(
-            parse(good.as_bytes()).unwrap(),
-            serde_json::from_str::<Value>(good).unwrap()
-        );
+        assert_eq!(parse(good.as_bytes()).unwrap(), serde_json::from_str::<Value>(good).unwrap());
     }
 }

@@ -139,21 +139,13 @@ impl Checkpoint {
         })?;
         let data = dir.open_file(&expected.name)?;
         match expected.stamp {
-            Some(stamp) if stamp != data.stamp() => Err(Error::input(
-                "source-changed",
-                "a shard has changed since its header was read",
-            )
-            .file(data.path().display())
-            .expected(format!(
-                "{} bytes, modified at {} ns",
-                stamp.bytes, stamp.mtime_ns
-            ))
-            .found(format!(
-                "{} bytes, modified at {} ns",
-                data.len(),
-                data.stamp().mtime_ns
-            ))
-            .fix("run again; do not change the source while it is read")),
+            Some(stamp) if stamp != data.stamp() => {
+                Err(Error::input("source-changed", "a shard has changed since its header was read")
+                    .file(data.path().display())
+                    .expected(format!("{} bytes, modified at {} ns", stamp.bytes, stamp.mtime_ns))
+                    .found(format!("{} bytes, modified at {} ns", data.len(), data.stamp().mtime_ns))
+                    .fix("run again; do not change the source while it is read"))
+            }
             _ => Ok(data),
         }
     }
@@ -163,18 +155,17 @@ impl Checkpoint {
     /// # Errors
     /// `scale-missing`, `scale-orphan` (exit 4), `encoding-unsupported` (exit 3).
     pub fn require_decodable(&self, id: TensorId) -> Result<()> {
-        let Encoding::Unsupported { what } = &self.encodings[id as usize] else {
-            return Ok(());
+        let what = match &self.encodings[id as usize] {
+            Encoding::Unsupported { what } => what.as_ref(),
+            Encoding::OffsetOf { .. } => encoding::INT8_OFFSET,
+            _ => return Ok(()),
         };
         let tensor = self.tensor(id);
         let file = self.files.get(tensor.file as usize).map_or("", |f| &f.name);
-        let error = match what.as_ref() {
+        let error = match what {
             encoding::MISSING_SCALE => {
                 Error::input("scale-missing", "a quantized weight has no scale tensor")
-                    .expected(format!(
-                        "{}.weight_scale_inv or .weight_scale",
-                        module_of(&tensor.name)
-                    ))
+                    .expected(format!("{}.weight_scale_inv or .weight_scale", module_of(&tensor.name)))
                     .fix("fetch the checkpoint again: a shard or the tensor is missing")
             }
             encoding::ORPHAN_SCALE => Error::input("scale-orphan", "a scale tensor has no quantized weight")

@@ -39,10 +39,7 @@ pub fn natural_cmp(a: &str, b: &str) -> Ordering {
 
 /// Takes a digit run off `text` and returns it without leading zeros.
 fn take_number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
-    let end = text
-        .iter()
-        .position(|c| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.iter().position(|c| !c.is_ascii_digit()).unwrap_or(text.len());
     let (run, rest) = text.split_at(end);
     *text = rest;
     &run[run.iter().position(|c| *c != b'0').unwrap_or(run.len())..]
@@ -151,10 +148,7 @@ mod tests {
 
     #[test]
     fn modules() {
-        assert_eq!(
-            module_of("model.layers.0.mlp.gate.weight"),
-            "model.layers.0.mlp.gate"
-        );
+        assert_eq!(module_of("model.layers.0.mlp.gate.weight"), "model.layers.0.mlp.gate");
         assert_eq!(module_of("sinks"), "sinks");
         assert_eq!(split("a.b.weight_scale"), ("a.b", "weight_scale"));
     }

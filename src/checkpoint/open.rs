@@ -18,10 +18,7 @@ const MAX_TENSORS: usize = 8_000_000;
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let dir = SourceDir::open(path)?;
-    let mut folder = Folder {
-        files: Vec::new(),
-        folders: Vec::new(),
-    };
+    let mut folder = Folder { files: Vec::new(), folders: Vec::new() };
     for name in dir.names()? {
         match dir.kind(&name)? {
             EntryKind::File => folder.files.push(name),
@@ -51,13 +48,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         let (parsed, data_start, header_blake3) = header::read(&file, &mut shapes)?;
         warnings.extend(parsed.warnings.iter().map(|w| format!("{shard}: {w}")));
         let (bytes, stamp) = (file.len(), Some(file.stamp()));
-        files.push(SourceFile {
-            name: shard.clone(),
-            bytes,
-            data_start,
-            header_blake3,
-            stamp,
-        });
+        files.push(SourceFile { name: shard.clone(), bytes, data_start, header_blake3, stamp });
         tensors.extend(parsed.entries.into_iter().map(|e| tensor(e, number, data_start)));
         if tensors.len() > MAX_TENSORS {
             let e = Error::input("too-many-tensors", "the checkpoint has too many tensors");
@@ -69,9 +60,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         check_index(index, at, &tensors, &files).map_err(|e| located(&dir, e))?;
         let total = tensors.iter().fold(0u64, |sum, t| sum.saturating_add(t.bytes));
         if let Some(stated) = index.total_size.filter(|s| *s != total) {
-            warnings.push(format!(
-                "{at}: total_size says {stated} bytes, the tensors have {total}"
-            ));
+            warnings.push(format!("{at}: total_size says {stated} bytes, the tensors have {total}"));
         }
     }
     let side_files = side_files(&dir, &folder, &shards)?;
@@ -86,21 +75,14 @@ pub(super) fn from_parts(
     let mut digest = blake3::Hasher::new();
     let (mut end, mut entries) = (0u64, Vec::with_capacity(tensors.len()));
     for (name, dtype, shape) in tensors {
-        let fail = |code, what| {
-            Error::input(code, what)
-                .tensor(&name)
-                .found(format!("{dtype} {shape:?}"))
-        };
+        let fail = |code, what| Error::input(code, what).tensor(&name).found(format!("{dtype} {shape:?}"));
         if let Some(found) = name::fault(&name) {
             return Err(fail("st-name", "a tensor name is not acceptable").found(found));
         }
         let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
         let bytes = elements.and_then(|n| dtype.byte_len(n));
         let Some(next) = bytes.and_then(|b| end.checked_add(b)) else {
-            return Err(fail(
-                "st-overflow",
-                "the shape's byte count is no 64-bit number of whole bytes",
-            ));
+            return Err(fail("st-overflow", "the shape's byte count is no 64-bit number of whole bytes"));
         };
         digest.update(format!("{name}\0{dtype}\0{shape:?}\n").as_bytes());
         entries.push(TensorInfo {
@@ -122,14 +104,7 @@ pub(super) fn from_parts(
     };
     let files = vec![file];
     let tensors = sorted(entries, &files)?;
-    finish(
-        None,
-        files,
-        tensors,
-        Config::from_value(config)?,
-        Vec::new(),
-        Vec::new(),
-    )
+    finish(None, files, tensors, Config::from_value(config)?, Vec::new(), Vec::new())
 }
 
 fn finish(
@@ -153,17 +128,8 @@ fn finish(
             None => e,
         }
     })?;
-    let mut checkpoint = Checkpoint {
-        dir,
-        files,
-        tensors,
-        config,
-        side_files,
-        notes,
-        warnings,
-        family,
-        encodings,
-    };
+    let mut checkpoint =
+        Checkpoint { dir, files, tensors, config, side_files, notes, warnings, family, encodings };
     notes::add(&mut checkpoint);
     Ok(checkpoint)
 }
@@ -179,9 +145,7 @@ impl Folder {
     }
 
     fn ending<'a>(&'a self, suffix: &'a str) -> impl Iterator<Item = &'a String> {
-        self.files
-            .iter()
-            .filter(move |f| f.ends_with(suffix) && !f.starts_with('.'))
+        self.files.iter().filter(move |f| f.ends_with(suffix) && !f.starts_with('.'))
     }
 }
 
@@ -210,12 +174,7 @@ fn sorted(mut tensors: Vec<TensorInfo>, files: &[SourceFile]) -> Result<Vec<Tens
     match tensors.windows(2).find(|w| w[0].name == w[1].name) {
         None => Ok(tensors),
         Some(w) => {
-            let file = |t: &TensorInfo| {
-                files
-                    .get(t.file as usize)
-                    .map_or("", |f| f.name.as_str())
-                    .to_owned()
-            };
+            let file = |t: &TensorInfo| files.get(t.file as usize).map_or("", |f| f.name.as_str()).to_owned();
             Err(Error::input("duplicate-tensor", "a tensor is in two places")
                 .file(file(&w[1]))
                 .tensor(&w[0].name)
@@ -230,11 +189,7 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// The index: the standard one, or the only one of another name.
 fn read_index(dir: &SourceDir, folder: &Folder) -> Result<Option<(Index, String)>> {
-    if folder
-        .folders
-        .iter()
-        .any(|f| f.ends_with(".safetensors.index.json"))
-    {
+    if folder.folders.iter().any(|f| f.ends_with(".safetensors.index.json")) {
         return Err(
             Error::input("not-a-file", "a folder has the name of an index").file(dir.path().display())
         );
@@ -276,12 +231,10 @@ fn listed_shards(
                 Error::input("not-a-file", "a folder has the name of a shard").file(missing_at.display())
             );
         }
-        return Err(
-            Error::input("shard-missing", "the index lists a shard that is not there")
-                .file(missing_at.display())
-                .expected(format!("every file that {at} names"))
-                .fix("finish the download"),
-        );
+        return Err(Error::input("shard-missing", "the index lists a shard that is not there")
+            .file(missing_at.display())
+            .expected(format!("every file that {at} names"))
+            .fix("finish the download"));
     }
     let listed = |f: &String| index.files.binary_search(f).is_ok();
     for extra in folder.ending(".safetensors").filter(|f| !listed(f)) {
@@ -292,10 +245,7 @@ fn listed_shards(
                 .expected(format!("only the shards that {at} lists"))
                 .fix("remove the stale shard, or fetch the index again"));
         }
-        warnings.push(format!(
-            "{} is not in the index and was left out",
-            quote(extra, 80)
-        ));
+        warnings.push(format!("{} is not in the index and was left out", quote(extra, 80)));
     }
     Ok(index.files.clone())
 }
@@ -331,17 +281,11 @@ fn unlisted_shards(dir: &SourceDir, folder: &Folder, warnings: &mut Vec<String>)
     for ((prefix, of), numbers) in by_series {
         if (numbers.len() as u64) < of {
             let missing = (1..=of).find(|n| !numbers.contains(n)).unwrap_or(of);
-            return Err(
-                Error::input("shard-missing", "a shard is not there, and neither is the index")
-                    .file(
-                        dir.path()
-                            .join(format!("{prefix}-{missing:05}-of-{of:05}.safetensors"))
-                            .display(),
-                    )
-                    .expected(format!("{of} shards"))
-                    .found(numbers.len())
-                    .fix("finish the download"),
-            );
+            return Err(Error::input("shard-missing", "a shard is not there, and neither is the index")
+                .file(dir.path().join(format!("{prefix}-{missing:05}-of-{of:05}.safetensors")).display())
+                .expected(format!("{of} shards"))
+                .found(numbers.len())
+                .fix("finish the download"));
         }
     }
     Ok(shards)
@@ -352,28 +296,16 @@ fn series(file: &str) -> Option<(&str, u64, u64)> {
     let (rest, of) = file.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
     let (prefix, number) = rest.rsplit_once('-')?;
     // More shards than could ever be listed make no series.
-    Some((
-        prefix,
-        number.parse().ok()?,
-        of.parse().ok().filter(|of| *of <= 1_000_000)?,
-    ))
+    Some((prefix, number.parse().ok()?, of.parse().ok().filter(|of| *of <= 1_000_000)?))
 }
 
 fn no_weights(dir: &SourceDir, folder: &Folder) -> Error {
-    let has = |suffixes: &[&str]| {
-        folder
-            .files
-            .iter()
-            .find(|f| suffixes.iter().any(|s| f.ends_with(s)))
-    };
+    let has = |suffixes: &[&str]| folder.files.iter().find(|f| suffixes.iter().any(|s| f.ends_with(s)));
     if let Some(file) = has(PICKLES) {
-        Error::unsupported(
-            "pickle",
-            "the weights are pickled, and loading them could run code",
-        )
-        .file(dir.path().join(file).display())
-        .expected("*.safetensors")
-        .fix("get the safetensors release, or convert in a sandbox with the safetensors library")
+        Error::unsupported("pickle", "the weights are pickled, and loading them could run code")
+            .file(dir.path().join(file).display())
+            .expected("*.safetensors")
+            .fix("get the safetensors release, or convert in a sandbox with the safetensors library")
     } else if let Some(file) = has(&[".gguf"]) {
         Error::unsupported("gguf", "GGUF is not read")
             .file(dir.path().join(file).display())
@@ -397,12 +329,7 @@ fn check_index(index: &Index, at: &str, tensors: &[TensorInfo], files: &[SourceF
             (None, Some(_)) => Ordering::Greater,
             (Some((name, _)), Some(t)) => natural_cmp(name, &t.name),
         };
-        let file = |file: u32| {
-            files
-                .get(file as usize)
-                .map_or("", |f| f.name.as_str())
-                .to_owned()
-        };
+        let file = |file: u32| files.get(file as usize).map_or("", |f| f.name.as_str()).to_owned();
         match (order, listed.peek(), found.peek()) {
             (Ordering::Less, Some((name, shard)), _) => {
                 return Err(Error::input(
@@ -447,18 +374,10 @@ fn side_files(dir: &SourceDir, folder: &Folder, shards: &[String]) -> Result<Vec
     let mut out = Vec::new();
     for name in folder.files.iter().filter(|f| !shards.contains(f)) {
         let bytes = dir.open_file(name)?.len();
-        out.push(SideFile {
-            name: name.clone(),
-            bytes,
-            kind: side::kind(name),
-        });
+        out.push(SideFile { name: name.clone(), bytes, kind: side::kind(name) });
     }
     for name in &folder.folders {
-        out.push(SideFile {
-            name: name.clone(),
-            bytes: 0,
-            kind: SideKind::Skipped("a folder"),
-        });
+        out.push(SideFile { name: name.clone(), bytes: 0, kind: SideKind::Skipped("a folder") });
     }
     out.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(out)

@@ -163,9 +163,5 @@ pub fn fused_group(role: &Role, name: &str) -> Option<FusedPart> {
         _ => return None,
     };
     let parent = split(split(name).0).0;
-    Some(FusedPart {
-        key: format!("{parent}.{group}"),
-        part,
-        parts,
-    })
+    Some(FusedPart { key: format!("{parent}.{group}"), part, parts })
 }

@@ -48,16 +48,16 @@ pub fn summary(checkpoint: &Checkpoint) -> Summary {
         let name = match of_codes {
             Encoding::Codes { scheme, .. } => scheme_name(scheme),
             Encoding::Unsupported { what } => format!("{what} (not decodable)"),
-            Encoding::Plain | Encoding::ScaleOf { .. } => dtype_name(tensor.dtype).to_owned(),
+            Encoding::Plain | Encoding::ScaleOf { .. } | Encoding::OffsetOf { .. } => {
+                dtype_name(tensor.dtype).to_owned()
+            }
         };
         let entry = schemes.entry(name).or_default();
         entry.0 += 1;
         entry.1 = entry.1.saturating_add(tensor.bytes);
     }
-    let mut schemes: Vec<_> = schemes
-        .into_iter()
-        .map(|(name, (tensors, bytes))| SchemeSummary { name, tensors, bytes })
-        .collect();
+    let mut schemes: Vec<_> =
+        schemes.into_iter().map(|(name, (tensors, bytes))| SchemeSummary { name, tensors, bytes }).collect();
     schemes.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
     Summary {
         family: checkpoint.family.id.to_owned(),
@@ -72,12 +72,7 @@ pub fn summary(checkpoint: &Checkpoint) -> Summary {
 
 /// A source scheme by the names that files use: `F8_E4M3 128x128 scale F32`.
 pub fn scheme_name(scheme: &Scheme) -> String {
-    format!(
-        "{} {} scale {}",
-        dtype_name(scheme.element),
-        scheme.granularity,
-        dtype_name(scheme.scale)
-    )
+    format!("{} {} scale {}", dtype_name(scheme.element), scheme.granularity, dtype_name(scheme.scale))
 }
 
 fn dtype_name(dtype: Dtype) -> &'static str {

@@ -24,11 +24,7 @@ impl DeepSeek {
 
     fn linear(&mut self, module: &str, n: u64, k: u64) {
         self.push(format!("{module}.weight"), F8E4M3, &[n, k]);
-        self.push(
-            format!("{module}.weight_scale_inv"),
-            F32,
-            &[n.div_ceil(128), k.div_ceil(128)],
-        );
+        self.push(format!("{module}.weight_scale_inv"), F32, &[n.div_ceil(128), k.div_ceil(128)]);
     }
 
     fn norm(&mut self, module: &str, n: u64) {
@@ -51,10 +47,7 @@ fn deepseek(
     mtp: bool,
     indexer: bool,
 ) -> Parts {
-    let mut m = DeepSeek {
-        parts: Vec::new(),
-        norm: if indexer { F32 } else { BF16 },
-    };
+    let mut m = DeepSeek { parts: Vec::new(), norm: if indexer { F32 } else { BF16 } };
     for l in 0..layers + u64::from(mtp) {
         let at = format!("model.layers.{l}");
         let attn = format!("{at}.self_attn");
@@ -107,11 +100,7 @@ fn fp8_config(model_type: &str, layers: u64, mtp: u64) -> Value {
 }
 
 fn schemes(c: &Checkpoint) -> Vec<(String, usize, u64)> {
-    summary(c)
-        .schemes
-        .into_iter()
-        .map(|s| (s.name, s.tensors, s.bytes))
-        .collect()
+    summary(c).schemes.into_iter().map(|s| (s.name, s.tensors, s.bytes)).collect()
 }
 
 #[test]
@@ -134,25 +123,13 @@ fn deepseek_v3_has_the_published_totals() {
             ("F32".into(), 59, 59 * 256 * 4),
         ]
     );
-    assert_eq!(
-        (c.family.id, &c.notes[..], &c.warnings[..]),
-        ("deepseek_v3", &[][..], &[][..])
-    );
-    let mtp: u64 = (0..c.tensors.len() as u32)
-        .filter(|id| c.role(*id).mtp)
-        .map(|id| c.tensor(id).bytes)
-        .sum();
+    assert_eq!((c.family.id, &c.notes[..], &c.warnings[..]), ("deepseek_v3", &[][..], &[][..]));
+    let mtp: u64 =
+        (0..c.tensors.len() as u32).filter(|id| c.role(*id).mtp).map(|id| c.tensor(id).bytes).sum();
     assert_eq!(mtp, 15_424_227_552);
-    let id = c
-        .find("model.layers.60.self_attn.kv_a_proj_with_mqa.weight")
-        .unwrap();
-    let Encoding::Codes { scale, scheme } = &c.encodings[id as usize] else {
-        panic!()
-    };
-    assert_eq!(
-        (&*c.tensor(*scale).shape, scheme.granularity),
-        (&[5, 56][..], block(128, 128))
-    );
+    let id = c.find("model.layers.60.self_attn.kv_a_proj_with_mqa.weight").unwrap();
+    let Encoding::Codes { scale, scheme } = &c.encodings[id as usize] else { panic!() };
+    assert_eq!((&*c.tensor(*scale).shape, scheme.granularity), (&[5, 56][..], block(128, 128)));
     assert_eq!(c.encodings[*scale as usize], Encoding::ScaleOf { codes: id });
 }
 
@@ -163,26 +140,16 @@ fn deepseek_v32_and_kimi_k2_have_the_published_counts() {
         deepseek(61, 3, 256, 128, 129280, true, true),
     )
     .unwrap();
-    assert_eq!(
-        (v32.tensors.len(), v32.payload_bytes()),
-        (92_425, 689_471_107_200)
-    );
+    assert_eq!((v32.tensors.len(), v32.payload_bytes()), (92_425, 689_471_107_200));
     let count = |d: Dtype| v32.tensors.iter().filter(|t| t.dtype == d).count();
     assert_eq!((count(F8E4M3), count(F32), count(BF16)), (45_932, 46_367, 126));
-    let k2 = Checkpoint::from_parts(
-        fp8_config("kimi_k2", 61, 0),
-        deepseek(61, 1, 384, 64, 163840, false, false),
-    )
-    .unwrap();
+    let k2 =
+        Checkpoint::from_parts(fp8_config("kimi_k2", 61, 0), deepseek(61, 1, 384, 64, 163840, false, false))
+            .unwrap();
     // The 61 stray rotary buffers are not in the table above.
     assert_eq!(k2.tensors.len() + 61, 139_644);
     for c in [&v32, &k2] {
-        assert!(
-            c.warnings.is_empty() && c.notes.is_empty(),
-            "{:?} {:?}",
-            c.notes,
-            c.warnings
-        );
+        assert!(c.warnings.is_empty() && c.notes.is_empty(), "{:?} {:?}", c.notes, c.warnings);
         for id in 0..c.tensors.len() as u32 {
             assert_ne!(c.role(id).kind, Kind::Other, "{}", c.tensor(id).name);
             c.require_decodable(id).unwrap();
@@ -192,28 +159,14 @@ fn deepseek_v32_and_kimi_k2_have_the_published_counts() {
 
 #[test]
 fn tensors_are_in_natural_order_and_found() {
-    let names = [
-        "model.layers.10.a",
-        "model.layers.2.a",
-        "model.layers.2.b",
-        "lm_head.weight",
-        "model.norm.weight",
-    ];
-    let parts = names
-        .iter()
-        .map(|n| ((*n).to_owned(), BF16, vec![2, 3]))
-        .collect();
+    let names =
+        ["model.layers.10.a", "model.layers.2.a", "model.layers.2.b", "lm_head.weight", "model.norm.weight"];
+    let parts = names.iter().map(|n| ((*n).to_owned(), BF16, vec![2, 3])).collect();
     let c = Checkpoint::from_parts(json!({}), parts).unwrap();
     let sorted: Vec<&str> = c.tensors.iter().map(|t| &*t.name).collect();
     assert_eq!(
         sorted,
-        [
-            "lm_head.weight",
-            "model.layers.2.a",
-            "model.layers.2.b",
-            "model.layers.10.a",
-            "model.norm.weight"
-        ]
+        ["lm_head.weight", "model.layers.2.a", "model.layers.2.b", "model.layers.10.a", "model.norm.weight"]
     );
     assert_eq!(c.tensor(c.find("model.layers.10.a").unwrap()).offset, 0);
     assert_eq!(c.tensor(c.find("model.norm.weight").unwrap()).offset, 48);
@@ -222,9 +175,7 @@ fn tensors_are_in_natural_order_and_found() {
 }
 
 pub(super) fn parts(list: &[(&str, Dtype, &[u64])]) -> Parts {
-    list.iter()
-        .map(|(n, d, s)| ((*n).to_owned(), *d, s.to_vec()))
-        .collect()
+    list.iter().map(|(n, d, s)| ((*n).to_owned(), *d, s.to_vec())).collect()
 }
 
 #[test]
@@ -238,47 +189,21 @@ fn notes_tell_what_is_missing() {
         json!({"model_type": "glm4_moe", "num_hidden_layers": 2, "num_nextn_predict_layers": 1}),
         vec![linear(0), linear(1), head()],
     );
-    assert!(
-        all(&c).contains("no tensors of multi-token prediction"),
-        "{}",
-        all(&c)
-    );
+    assert!(all(&c).contains("no tensors of multi-token prediction"), "{}", all(&c));
     assert_eq!((c.notes.len(), c.warnings.len()), (1, 0));
-    let c = open(
-        json!({"model_type": "llama", "num_hidden_layers": 4}),
-        vec![linear(0), linear(2), head()],
-    );
-    assert!(
-        all(&c).contains("2 of 4 layers have no tensors, the first is layer 1"),
-        "{}",
-        all(&c)
-    );
-    let c = open(
-        json!({"model_type": "llama", "num_hidden_layers": 4_294_967_295u64}),
-        vec![linear(0), head()],
-    );
+    let c = open(json!({"model_type": "llama", "num_hidden_layers": 4}), vec![linear(0), linear(2), head()]);
+    assert!(all(&c).contains("2 of 4 layers have no tensors, the first is layer 1"), "{}", all(&c));
+    let c =
+        open(json!({"model_type": "llama", "num_hidden_layers": 4_294_967_295u64}), vec![linear(0), head()]);
     assert!(all(&c).contains("4294967294 of 4294967295 layers"), "{}", all(&c));
-    let c = open(
-        json!({"model_type": "llama", "num_hidden_layers": 1}),
-        vec![linear(0), linear(1), head()],
-    );
+    let c = open(json!({"model_type": "llama", "num_hidden_layers": 1}), vec![linear(0), linear(1), head()]);
     assert!(all(&c).contains("1 layers beyond"), "{}", all(&c));
     let c = open(json!({"model_type": "llama"}), vec![linear(0)]);
     assert!(all(&c).contains("no lm_head"), "{}", all(&c));
-    let c = open(
-        json!({"model_type": "llama", "tie_word_embeddings": true}),
-        vec![linear(0)],
-    );
+    let c = open(json!({"model_type": "llama", "tie_word_embeddings": true}), vec![linear(0)]);
     assert_eq!(all(&c), "[] []");
-    let c = open(
-        json!({"model_type": "x\u{1b}[31m", "auto_map": {}}),
-        vec![linear(0), head()],
-    );
-    assert!(
-        all(&c).contains("not a known family") && all(&c).contains("auto_map"),
-        "{}",
-        all(&c)
-    );
+    let c = open(json!({"model_type": "x\u{1b}[31m", "auto_map": {}}), vec![linear(0), head()]);
+    assert!(all(&c).contains("not a known family") && all(&c).contains("auto_map"), "{}", all(&c));
     let c = open(
         json!({"model_type": "llama", "quantization_config": {"quant_method": "fp8"}}),
         vec![linear(0), head()],
@@ -286,15 +211,7 @@ fn notes_tell_what_is_missing() {
     assert!(all(&c).contains("no tensor is quantized"), "{}", all(&c));
     let c = open(
         json!({"model_type": "kimi_k2", "num_hidden_layers": 1}),
-        vec![
-            linear(0),
-            head(),
-            (
-                "model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(),
-                BF16,
-                vec![56],
-            ),
-        ],
+        vec![linear(0), head(), ("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), BF16, vec![56])],
     );
     assert!(all(&c).contains("1 stray rotary buffers"), "{}", all(&c));
 }
@@ -308,16 +225,9 @@ fn from_parts_is_as_strict_about_names_and_sizes() {
     assert_eq!(code(&[("a", BF16, &[u64::MAX, 2])]), "st-overflow");
     assert_eq!(code(&[("a", Dtype::F4E2M1, &[3])]), "st-overflow");
     assert_eq!(code(&[("a", U8, &[u64::MAX]), ("b", U8, &[2])]), "st-overflow");
+    assert_eq!(Checkpoint::from_parts(json!([]), Vec::new()).unwrap_err().code(), "config-not-object");
     assert_eq!(
-        Checkpoint::from_parts(json!([]), Vec::new()).unwrap_err().code(),
-        "config-not-object"
-    );
-    assert_eq!(
-        Checkpoint::from_parts(json!({}), Vec::new())
-            .unwrap()
-            .open_data_file(0)
-            .unwrap_err()
-            .code(),
+        Checkpoint::from_parts(json!({}), Vec::new()).unwrap().open_data_file(0).unwrap_err().code(),
         "no-data"
     );
 }

@@ -8,13 +8,13 @@ use crate::artifact::side;
 use crate::checkpoint::Checkpoint;
 use crate::compile::{Compiled, compile};
 use crate::error::{Class, Error, Result};
-use crate::exec::finalize::{self, Finished};
+use crate::exec::finalize::{self, Finished, Loss};
 use crate::exec::{self, Executed, Job, Slice};
 use crate::io::host::peak_rss_bytes;
 use crate::io::lock::RunLock;
 use crate::io::output::OutputDir;
 use crate::io::source::exists;
-use crate::kernel::{Policy, Stats};
+use crate::kernel::Policy;
 use crate::plan::recipe::NanPolicy;
 use crate::plan::{Fates, Plan, cost, printer};
 use crate::validate;
@@ -69,7 +69,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
     let compiled = compile(&checkpoint, target, options.recipe()?)?;
     let digest = printer::digest(&compiled.plan);
     let plan = &compiled.plan;
-    check_memory(plan, memory, jobs)?;
+    let tiles = check_memory(plan, memory, jobs)?;
     say_notes(&checkpoint, &compiled, ui);
 
     let partial = finalize::partial_path(request.output)?;
@@ -84,9 +84,12 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
     };
     if request.restart {
         if request.slice.is_some() {
-            return Err(Error::usage("restart-slice", "--restart would discard the work of the other slices")
-                .file(partial.display())
-                .fix("remove the folder by hand when no slice is running, or restart without --slice"));
+            return Err(Error::usage(
+                "restart-slice",
+                "--restart would discard the work of the other slices",
+            )
+            .file(partial.display())
+            .fix("remove the folder by hand when no slice is running, or restart without --slice"));
         }
         dir.clear()?;
     }
@@ -95,7 +98,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
         finalize::seal(&dir, &lock, request.output, request.overwrite)?;
         Executed { resumed: plan.output_bytes(), ..Executed::default() }
     } else {
-        let executed = execute(request, &checkpoint, &compiled, &digest, &dir, memory, jobs, ui)?;
+        let executed = execute(request, &checkpoint, &compiled, &digest, &dir, tiles, jobs, ui)?;
         if let Some(slice) = request.slice {
             ui.say(&format!(
                 "slice {}/{} is complete; when all are: silicast finalize {}",
@@ -105,14 +108,14 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
             ));
             return report(request, plan, &BTreeMap::new(), executed, start, "pass", ui);
         }
-        let finished = finalize::collect(&dir)?;
-        let statistics = finalize::statistics(&dir, plan)?;
+        let finished = finalize::collect(&dir, plan, &digest)?;
+        let losses = finalize::losses(&dir, plan)?;
         finish(&dir, &lock, &finished, request, &checkpoint, ui)?;
-        warn_about(plan, &statistics, ui);
+        warn_about(plan, &losses, ui);
         if !ui.json() {
             ui.say(&summary(plan, checkpoint.payload_bytes(), memory + OVERHEAD));
         }
-        return report(request, plan, &statistics, executed, start, "pass", ui);
+        return report(request, plan, &losses, executed, start, "pass", ui);
     };
     report(request, plan, &BTreeMap::new(), executed, start, "pass", ui)
 }
@@ -131,9 +134,13 @@ fn execute(
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // A second signal ends the process at once.
-        signal_hook::flag::register_conditional_shutdown(signal, i32::from(Class::Interrupted.exit_code()), Arc::clone(&interrupt))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt)))
-            .map_err(|e| Error::new(Class::Io, "signals", "cannot listen for signals").found(e))?;
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            i32::from(Class::Interrupted.exit_code()),
+            Arc::clone(&interrupt),
+        )
+        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt)))
+        .map_err(|e| Error::new(Class::Io, "signals", "cannot listen for signals").found(e))?;
     }
     let plan = &compiled.plan;
     let (journal, entries) = exec::begin(dir, checkpoint, digest, request.slice)?;
@@ -164,18 +171,18 @@ fn execute(
 fn finish(
     dir: &OutputDir,
     lock: &RunLock,
-    finished: &Finished,
+    finished: &Finished<'_>,
     request: &Request<'_>,
     checkpoint: &Checkpoint,
     ui: &Ui,
 ) -> Result<()> {
     finalize::write_manifest(dir, finished, request.sha256)?;
     if request.validate != ValidateArg::None {
-        validate::quick(dir.path(), &finished.plan)?;
+        validate::quick(dir.path(), finished.plan)?;
     }
     if request.validate == ValidateArg::Full {
         let jobs = request.options.jobs()?;
-        validate::full(dir.path(), &finished.plan, checkpoint, jobs)?;
+        validate::full(dir.path(), finished.plan, checkpoint, jobs)?;
     }
     finalize::seal(dir, lock, request.output, request.overwrite)?;
     ui.detail(|| format!("finished {}", request.output.display()));
@@ -183,7 +190,6 @@ fn finish(
 }
 
 /// Says that the artifact exists, or refuses, when something is at the output already.
-#[expect(clippy::too_many_arguments, reason = "the parts of one conversion, each of its own type")]
 fn already_there(
     request: &Request<'_>,
     checkpoint: &Checkpoint,
@@ -196,14 +202,20 @@ fn already_there(
     let manifest = finalize::read_manifest(request.output)
         .map_err(|_| finalize::output_exists(request.output, "something else"))?;
     if manifest.head.plan_digest != digest {
-        return Err(finalize::output_exists(request.output, "an artifact of another plan, source or version"));
+        return Err(finalize::output_exists(
+            request.output,
+            "an artifact of another plan, source or version",
+        ));
     }
     // The plan pins headers only: the same headers can stand over other weights.
     for (file, (name, blake3)) in exec::hash_sources(checkpoint, jobs)?.into_iter().enumerate() {
         let recorded = manifest.sources.iter().find(|s| s.path == name).map(|s| s.digest.blake3.as_str());
         if recorded != Some(blake3.as_str()) {
             let name = &checkpoint.files[file].name;
-            return Err(finalize::output_exists(request.output, &format!("an artifact of another source: {name} differs")));
+            return Err(finalize::output_exists(
+                request.output,
+                &format!("an artifact of another source: {name} differs"),
+            ));
         }
     }
     ui.say(&format!("{} is this conversion already: nothing to do", request.output.display()));
@@ -227,29 +239,33 @@ fn refuse_output_inside_source(request: &Request<'_>) -> Result<()> {
 }
 
 /// Values that a person should look at.
-fn warn_about(plan: &Plan, statistics: &BTreeMap<u32, Stats>, ui: &Ui) {
+fn warn_about(plan: &Plan, losses: &BTreeMap<u32, Loss>, ui: &Ui) {
     let name = |i: &u32| &plan.outputs[*i as usize].name;
-    for (i, stats) in statistics {
-        if stats.non_finite > 0 {
-            ui.warn(&format!("{}: {} NaN or infinite values", name(i), stats.non_finite));
+    for (i, loss) in losses {
+        if loss.non_finite > 0 {
+            ui.warn(&format!("{}: {} NaN or infinite values", name(i), loss.non_finite));
         }
-        if stats.zero_scale_codes > 0 {
-            ui.warn(&format!("{}: {} non-zero codes under a scale of zero", name(i), stats.zero_scale_codes));
+        if loss.zero_scale_codes > 0 {
+            let what = if loss.computed {
+                "non-zero codes under a scale of zero"
+            } else {
+                "scales are zero or negative"
+            };
+            ui.warn(&format!("{}: {} {what}", name(i), loss.zero_scale_codes));
         }
-        if stats.saturated > 0 {
-            ui.warn(&format!("{}: {} values beyond the range of the format", name(i), stats.saturated));
+        if loss.saturated > 0 {
+            ui.warn(&format!("{}: {} values beyond the range of the format", name(i), loss.saturated));
         }
     }
-    let zero_units: u64 = statistics.values().map(|s| s.zero_rows).sum();
+    let zero_units: u64 = losses.values().map(|s| s.zero_rows).sum();
     if zero_units > 0 {
         ui.say(&format!("note: {zero_units} rows or blocks are all zero; their scale is the scheme's floor"));
     }
 }
 
 /// The tensors that lost most, the worst first.
-pub(super) fn worst(plan: &Plan, statistics: &BTreeMap<u32, Stats>) -> Vec<Worst> {
-    let mut list: Vec<(f64, u32)> =
-        statistics.iter().filter_map(|(i, s)| Some((s.sqnr_db()?, *i))).collect();
+pub(super) fn worst(plan: &Plan, losses: &BTreeMap<u32, Loss>) -> Vec<Worst> {
+    let mut list: Vec<(f64, u32)> = losses.iter().filter_map(|(i, l)| Some((l.sqnr_db?, *i))).collect();
     list.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     list.truncate(WORST);
     list.into_iter()
@@ -260,14 +276,14 @@ pub(super) fn worst(plan: &Plan, statistics: &BTreeMap<u32, Stats>) -> Vec<Worst
 fn report(
     request: &Request<'_>,
     plan: &Plan,
-    statistics: &BTreeMap<u32, Stats>,
+    losses: &BTreeMap<u32, Loss>,
     executed: Executed,
     start: Instant,
     verdict: &str,
     ui: &Ui,
 ) -> Result<u8> {
     let seconds = start.elapsed().as_secs_f64();
-    let worst = worst(plan, statistics);
+    let worst = worst(plan, losses);
     if ui.json() {
         ui.document(&Document {
             out: request.output.display().to_string(),
@@ -296,7 +312,12 @@ fn report(
     if !worst.is_empty() {
         let rows: Vec<Vec<String>> = worst
             .iter()
-            .map(|w| vec![w.name.to_string(), w.sqnr_db.map_or_else(|| "exact".to_owned(), |db| format!("{db:.2}"))])
+            .map(|w| {
+                vec![
+                    w.name.to_string(),
+                    w.sqnr_db.map_or_else(|| "exact".to_owned(), |db| format!("{db:.2}")),
+                ]
+            })
             .collect();
         ui.say(&table(&["worst tensors", "SQNR dB"], &rows, &[1]));
     }
@@ -306,7 +327,9 @@ fn report(
     Ok(0)
 }
 
-/// Memory that the tiles of a plan need, checked before anything is created.
-pub(super) fn check_memory(plan: &Plan, memory: u64, jobs: usize) -> Result<u64> {
-    cost::peak_tile_memory(plan, &cost::tasks(plan)?, memory, jobs as u64)
+/// What the budget leaves for tiles, checked before anything is created.
+fn check_memory(plan: &Plan, memory: u64, jobs: usize) -> Result<u64> {
+    let tiles = cost::tile_budget(plan, memory)?;
+    cost::peak_tile_memory(plan, &cost::tasks(plan)?, tiles, jobs as u64)?;
+    Ok(tiles)
 }

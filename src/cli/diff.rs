@@ -38,7 +38,8 @@ pub(super) fn run(a: &Path, b: &Path, jobs: usize, ui: &Ui) -> Result<u8> {
         .collect();
     let mut text = String::new();
     if !cells.is_empty() {
-        text += &table(&["tensor", "verdict", "differing", "of", "max abs", "SQNR dB"], &cells, &[2, 3, 4, 5]);
+        text +=
+            &table(&["tensor", "verdict", "differing", "of", "max abs", "SQNR dB"], &cells, &[2, 3, 4, 5]);
     }
     if hidden > 0 {
         text += &format!("… and {hidden} more; --json lists all\n");

@@ -15,8 +15,11 @@ pub(super) fn run(src: &Path, ui: &Ui) -> Result<u8> {
         ui.document(&summary)?;
         return Ok(0);
     }
-    let rows: Vec<Vec<String>> =
-        summary.schemes.iter().map(|s| vec![s.name.clone(), count(s.tensors as u64), size(s.bytes)]).collect();
+    let rows: Vec<Vec<String>> = summary
+        .schemes
+        .iter()
+        .map(|s| vec![s.name.clone(), count(s.tensors as u64), size(s.bytes)])
+        .collect();
     let mut text = format!(
         "family   {}\ntensors  {}\nbytes    {} ({})\n\n",
         summary.family,

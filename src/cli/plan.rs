@@ -125,7 +125,8 @@ pub(super) fn run(src: &Path, options: &ConvertArgs, cache_key: bool, ui: &Ui) -
     }
     say_notes(&checkpoint, &compiled, ui);
     let tasks = cost::tasks(plan)?;
-    let peak = cost::peak_tile_memory(plan, &tasks, memory, jobs as u64)? + OVERHEAD;
+    let tiles = cost::tile_budget(plan, memory)?;
+    let peak = cost::peak_tile_memory(plan, &tasks, tiles, jobs as u64)? + (memory - tiles) + OVERHEAD;
     if ui.json() {
         ui.document(&Document {
             target: &plan.header.target,
@@ -138,7 +139,11 @@ pub(super) fn run(src: &Path, options: &ConvertArgs, cache_key: bool, ui: &Ui) -
                 tensors: plan.inputs.len(),
                 bytes: checkpoint.payload_bytes(),
             },
-            output: OutputSize { files: output_files(plan), tensors: plan.outputs.len(), bytes: plan.output_bytes() },
+            output: OutputSize {
+                files: output_files(plan),
+                tensors: plan.outputs.len(),
+                bytes: plan.output_bytes(),
+            },
             read_bytes: plan.read_bytes(),
             peak_memory_bytes: peak,
             fates: plan.fates(),
@@ -192,7 +197,12 @@ pub(super) fn say_notes(checkpoint: &Checkpoint, compiled: &Compiled, ui: &Ui) {
     }
     for ran in &compiled.ran {
         ui.detail(|| {
-            format!("pass {:<14} {:>9} rewrites  {:>7.1} ms", ran.spec.id, count(ran.outcome.rewrites), ran.time.as_secs_f64() * 1e3)
+            format!(
+                "pass {:<14} {:>9} rewrites  {:>7.1} ms",
+                ran.spec.id,
+                count(ran.outcome.rewrites),
+                ran.time.as_secs_f64() * 1e3
+            )
         });
     }
 }
@@ -210,7 +220,13 @@ pub(super) fn summary(plan: &Plan, source_bytes: u64, peak: u64) -> String {
         let out = plan.outputs.iter().filter(|o| o.fate == fate);
         let (outputs, bytes_out) = out.fold((0u64, 0u64), |(n, b), o| (n + 1, b + o.bytes()));
         if tensors + outputs > 0 {
-            rows.push(vec![fate.name().to_owned(), count(tensors), size(bytes_in), count(outputs), size(bytes_out)]);
+            rows.push(vec![
+                fate.name().to_owned(),
+                count(tensors),
+                size(bytes_in),
+                count(outputs),
+                size(bytes_out),
+            ]);
         }
     }
     let total = |f: &dyn Fn(&Plan) -> u64| f(plan);
@@ -221,7 +237,8 @@ pub(super) fn summary(plan: &Plan, source_bytes: u64, peak: u64) -> String {
         count(plan.outputs.len() as u64),
         size(total(&Plan::output_bytes)),
     ]);
-    let mut text = table(&["fate", "tensors in", "bytes in", "tensors out", "bytes out"], &rows, &[1, 2, 3, 4]);
+    let mut text =
+        table(&["fate", "tensors in", "bytes in", "tensors out", "bytes out"], &rows, &[1, 2, 3, 4]);
     text += &format!(
         "{} → {} for {} ({}); {} shards; peak memory at most {}",
         plan.header.family,

@@ -15,7 +15,8 @@ pub(super) fn completions(shell: clap_complete::Shell, ui: &Ui) -> Result<u8> {
 
 pub(super) fn man(ui: &Ui) -> Result<u8> {
     let mut text = Vec::new();
-    let mut render = |command: clap::Command| -> io::Result<()> { clap_mangen::Man::new(command).render(&mut text) };
+    let mut render =
+        |command: clap::Command| -> io::Result<()> { clap_mangen::Man::new(command).render(&mut text) };
     let command = Cli::command();
     render(command.clone())
         .and_then(|()| command.get_subcommands().try_for_each(|sub| render(sub.clone())))

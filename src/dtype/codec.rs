@@ -73,12 +73,7 @@ const fn codec(dtype: Dtype) -> Codec {
 
 /// OCP OFP8 and MX v1.0 for the OCP formats, arXiv 2206.02915 for FNUZ.
 const fn mini(exp_bits: u32, man_bits: u32, bias: u32, specials: Specials) -> Codec {
-    Codec::Mini(Minifloat {
-        exp_bits,
-        man_bits,
-        bias,
-        specials,
-    })
+    Codec::Mini(Minifloat { exp_bits, man_bits, bias, specials })
 }
 
 /// The value of a code, exact (I32 and U32: rounded to nearest even).
@@ -157,22 +152,14 @@ mod tests {
             let width = dtype.bits() as u32;
             for code in 0..1u32 << width.min(12) {
                 let high = code | u32::MAX << width;
-                assert_eq!(
-                    decode(dtype, high).to_bits(),
-                    decode(dtype, code).to_bits(),
-                    "{dtype} {code:#x}"
-                );
+                assert_eq!(decode(dtype, high).to_bits(), decode(dtype, code).to_bits(), "{dtype} {code:#x}");
             }
         }
     }
 
     #[test]
     fn every_number_keeps_its_code() {
-        for dtype in Dtype::ALL
-            .iter()
-            .copied()
-            .filter(|d| d.bits() <= 16 && *d != Dtype::Bool)
-        {
+        for dtype in Dtype::ALL.iter().copied().filter(|d| d.bits() <= 16 && *d != Dtype::Bool) {
             for code in 0..1u32 << dtype.bits() {
                 let x = decode(dtype, code);
                 if x.is_nan() {

@@ -145,10 +145,13 @@ mod tests {
 
     #[test]
     fn text_round_trips() {
-        for text in ["f8_e4m3:128x128:f32:given", "i8:channel:f32:amax127-bf16", "f8_e4m3:tensor:bf16:given"] {
+        for text in ["f8_e4m3:128x128:f32:given", "i8:channel:f32:amax127-bf16", "f8_e4m3:tensor:bf16:given"]
+        {
             assert_eq!(text.parse::<Scheme>().unwrap().to_string(), text);
         }
-        for text in ["", "i8", "i8:channel:f32", "i8:0x1:f32:given", "i8:channel:f32:given:x", "q8:channel:f32:given"] {
+        for text in
+            ["", "i8", "i8:channel:f32", "i8:0x1:f32:given", "i8:channel:f32:given:x", "q8:channel:f32:given"]
+        {
             assert_eq!(text.parse::<Scheme>(), Err(ParseSchemeError));
         }
     }

@@ -74,7 +74,14 @@ impl Evaluator<'_> {
         let [data, ..] = split(buffers)?;
         self.sources.read(input.file, input.offset + tile.start, data)?;
         let non_finite = kernel::count_non_finite(self.isa, input.dtype, data);
-        let stats = Stats { non_finite, ..Stats::default() };
+        // A scale that passes through is looked at as one that is decoded would be.
+        let mut bad_scales = 0;
+        if matches!(task.work, Work::Copy { scale: true, .. }) {
+            let mut scales = Vec::new();
+            kernel::decode_scales(input.dtype, data, &mut scales);
+            bad_scales = scales.iter().filter(|s| **s <= 0.0).count() as u64;
+        }
+        let stats = Stats { non_finite, zero_scale_codes: bad_scales, ..Stats::default() };
         let read = data.len() as u64;
         self.write(task, tile, &[data], stats, read)
     }
@@ -99,7 +106,11 @@ impl Evaluator<'_> {
             false => scales.iter().position(|s| !s.is_finite() || *s < 0.0),
         };
         if let Some(at) = bad {
-            let expected = if pow2 { "a power of two, as the configuration promises (scale_fmt ue8m0)" } else { "a finite, positive scale" };
+            let expected = if pow2 {
+                "a power of two, as the configuration promises (scale_fmt ue8m0)"
+            } else {
+                "a finite, positive scale"
+            };
             return Err(self
                 .fault(source, "scale-invalid", "a scale is not what the source's encoding allows")
                 .expected(expected)
@@ -113,13 +124,21 @@ impl Evaluator<'_> {
         self.write(task, tile, &[out], Stats::default(), read)
     }
 
-    fn cast(&self, task: &Task, tile: Tile, value: &Value, to: Dtype, buffers: &mut Buffers) -> Result<Evaluated> {
+    fn cast(
+        &self,
+        task: &Task,
+        tile: Tile,
+        value: &Value,
+        to: Dtype,
+        buffers: &mut Buffers,
+    ) -> Result<Evaluated> {
         let [data, raw_scales, out, _] = split(buffers)?;
         let mut scales = Vec::new();
         let (values, read) = self.load(task, tile, value, data, raw_scales, &mut scales)?;
         let [rows, cols] = dims(task, tile)?;
-        let stats = kernel::convert(self.isa, &values, rows, cols, Sink::Cast { to, out: &mut *out }, self.policy)
-            .map_err(|fault| self.value_fault(value, tile, &fault))?;
+        let stats =
+            kernel::convert(self.isa, &values, rows, cols, Sink::Cast { to, out: &mut *out }, self.policy)
+                .map_err(|fault| self.value_fault(value, tile, &fault))?;
         self.write(task, tile, &[out], stats, read)
     }
 
@@ -148,8 +167,9 @@ impl Evaluator<'_> {
         };
         let stats = kernel::convert(self.isa, &values, rows, cols, sink, self.policy)
             .map_err(|fault| self.value_fault(value, tile, &fault))?;
-        let stored = store_scales(scheme.scale, &scales, stored)
-            .ok_or_else(|| Error::internal("scale-format", format!("no kernel stores {} scales", scheme.scale)))?;
+        let stored = store_scales(scheme.scale, &scales, stored).ok_or_else(|| {
+            Error::internal("scale-format", format!("no kernel stores {} scales", scheme.scale))
+        })?;
         self.write(task, tile, &[codes, stored], stats, read)
     }
 
@@ -177,7 +197,8 @@ impl Evaluator<'_> {
                 Dtype::F16 => Values::F16(data),
                 Dtype::F32 => Values::F32(data),
                 other => {
-                    return Err(Error::internal("value-format", format!("no kernel reads {other} values")).tensor(&input.name));
+                    return Err(Error::internal("value-format", format!("no kernel reads {other} values"))
+                        .tensor(&input.name));
                 }
             };
             return Ok((values, read));
@@ -187,7 +208,9 @@ impl Evaluator<'_> {
         let (first, last) = scale_rows(scheme.granularity, tile.start, tile.end, grid_rows);
         let width = stored.dtype.bits() / 8;
         let len = usize::try_from((last - first) * grid_cols * width).unwrap_or(usize::MAX);
-        let raw = raw_scales.get_mut(..len).ok_or_else(|| Error::internal("tile-scales", "a tile's scales exceed their buffer"))?;
+        let raw = raw_scales
+            .get_mut(..len)
+            .ok_or_else(|| Error::internal("tile-scales", "a tile's scales exceed their buffer"))?;
         self.sources.read(stored.file, stored.offset + first * grid_cols * width, raw)?;
         // The scales of a tensor are read by every tile; they are counted once.
         read += if scheme.granularity == Granularity::Tensor && tile.start > 0 { 0 } else { len as u64 };
@@ -201,14 +224,24 @@ impl Evaluator<'_> {
         Ok((Values::Scaled { element: scheme.element, codes: data, scales, block_rows, block_cols }, read))
     }
 
-    fn write(&self, task: &Task, tile: Tile, data: &[&mut [u8]], stats: Stats, read: u64) -> Result<Evaluated> {
+    fn write(
+        &self,
+        task: &Task,
+        tile: Tile,
+        data: &[&mut [u8]],
+        stats: Stats,
+        read: u64,
+    ) -> Result<Evaluated> {
         let mut hash = Xxh3::new();
         let mut written = 0;
         for (output, bytes) in task.outputs().into_iter().flatten().zip(data) {
             let (offset, len) = task.output_range(output, tile.start, tile.end);
             if len != bytes.len() as u64 {
-                return Err(Error::internal("tile-length", format!("a tile has {} bytes for a range of {len}", bytes.len()))
-                    .tensor(&self.plan.outputs[output as usize].name));
+                return Err(Error::internal(
+                    "tile-length",
+                    format!("a tile has {} bytes for a range of {len}", bytes.len()),
+                )
+                .tensor(&self.plan.outputs[output as usize].name));
             }
             self.shards.write(output, offset, bytes)?;
             hash.update(bytes);
@@ -219,9 +252,7 @@ impl Evaluator<'_> {
 
     fn fault(&self, tensor: TensorId, code: &'static str, what: &str) -> Error {
         let input = &self.plan.inputs[tensor as usize];
-        Error::input(code, what)
-            .file(self.sources.path(input.file))
-            .tensor(&input.name)
+        Error::input(code, what).file(self.sources.path(input.file)).tensor(&input.name)
     }
 
     /// Phrases a kernel's complaint about rows of a tile.
@@ -232,10 +263,14 @@ impl Evaluator<'_> {
         };
         let row = tile.start + fault.row as u64;
         let (tensor, code, what, expected) = match fault.kind {
-            FaultKind::NonFiniteScale => (scale, "scale-not-finite", "a scale is NaN or infinite", "finite scales"),
+            FaultKind::NonFiniteScale => {
+                (scale, "scale-not-finite", "a scale is NaN or infinite", "finite scales")
+            }
             FaultKind::NegativeScale => (scale, "scale-negative", "a scale is negative", "positive scales"),
             FaultKind::NanCode => (codes, "nan-code", "the tensor holds NaN codes", "finite codes"),
-            FaultKind::NonFinite => (codes, "non-finite", "the tensor holds NaN or infinite values", "finite values"),
+            FaultKind::NonFinite => {
+                (codes, "non-finite", "the tensor holds NaN or infinite values", "finite values")
+            }
         };
         let found = match fault.kind {
             FaultKind::NonFiniteScale | FaultKind::NegativeScale => {

@@ -207,6 +207,42 @@ pub fn read(dir: &OutputDir, name: &str) -> Result<Option<(Header, Vec<Entry>)>>
     Ok(parse(&bytes).map_err(|e| e.file(dir.path().join(name).display()))?.content)
 }
 
+/// Reads the first line of the journal `name`; `None` when there is none, or only a torn one.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_header(dir: &OutputDir, name: &str) -> Result<Option<Header>> {
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(None) };
+    let Some(end) = bytes.iter().position(|&b| b == b'\n') else { return Ok(None) };
+    let header = serde_json::from_slice(&bytes[..end]).map_err(|e| malformed(1, &e));
+    header.map(Some).map_err(|e| e.file(dir.path().join(name).display()))
+}
+
+/// Calls `f` with the entries of each task of the journal `name`, the latest first, holding those of one task at a time.
+/// Tasks come in ascending order.
+///
+/// # Errors
+/// As [`read`].
+pub fn for_each_task(dir: &OutputDir, name: &str, mut f: impl FnMut(u32, Vec<Entry>)) -> Result<()> {
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(()) };
+    let located = |e: Error| e.file(dir.path().join(name).display());
+    // What follows the last newline is a torn line.
+    let lines = bytes.split_inclusive(|&b| b == b'\n').zip(1u64..).skip(1);
+    let mut order: Vec<(u32, u64, &[u8])> = Vec::new();
+    for (line, number) in lines.filter(|(line, _)| line.last() == Some(&b'\n')) {
+        let entry: Entry = serde_json::from_slice(line).map_err(|e| located(malformed(number, &e)))?;
+        order.push((entry.task, number, line));
+    }
+    order.sort_unstable_by_key(|(task, number, _)| (*task, std::cmp::Reverse(*number)));
+    for group in order.chunk_by(|a, b| a.0 == b.0) {
+        let parse = |(_, number, line): &(u32, u64, &[u8])| {
+            serde_json::from_slice(line).map_err(|e| located(malformed(*number, &e)))
+        };
+        f(group[0].0, group.iter().map(parse).collect::<Result<_>>()?);
+    }
+    Ok(())
+}
+
 struct Parsed {
     content: Option<(Header, Vec<Entry>)>,
     /// Length of the complete lines in bytes.

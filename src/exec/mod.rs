@@ -97,7 +97,7 @@ pub fn begin(
     };
     // Slices of one output share plan and slicing.
     for name in journal::list(dir)? {
-        let Some((other, _)) = journal::read(dir, &name)? else { continue };
+        let Some(other) = journal::read_header(dir, &name)? else { continue };
         if other.slice.map(|(_, count)| count) != slice.map(|s| s.count) {
             return Err(Mismatch::Slice.into_error(dir));
         }
@@ -247,8 +247,9 @@ impl Run<'_> {
         let done = self.verify_entries(pool, entries)?;
         let mut executed = Executed { resumed: self.count_done(&done), ..Executed::default() };
         job.progress.begin(written_bytes(job.plan, self.slice), executed.resumed);
-        let schedule =
-            Schedule::new(job.plan, self.tasks, &done, job.budget, job.jobs as u64, |t| self.mine[t.shard as usize]);
+        let schedule = Schedule::new(job.plan, self.tasks, &done, job.budget, job.jobs as u64, |t| {
+            self.mine[t.shard as usize]
+        });
         let (read, written) = self.work(pool, &schedule)?;
         executed.read = read;
         executed.written = written;
@@ -291,7 +292,11 @@ impl Run<'_> {
                 let Some(task) = self.tasks.get(entry.task as usize) else { return Ok(()) };
                 let (start, end) = entry.range;
                 let tile = Tile { task: entry.task, start, end };
-                if start < end && end <= task.units && stats::from_text(&entry.stats).is_some() && self.verify_tile(task, tile, entry.xxh3)? {
+                if start < end
+                    && end <= task.units
+                    && stats::from_text(&entry.stats).is_some()
+                    && self.verify_tile(task, tile, entry.xxh3)?
+                {
                     let mut ranges = done[entry.task as usize].lock().unwrap_or_else(PoisonError::into_inner);
                     ranges.insert(start, end);
                 }
@@ -393,7 +398,8 @@ impl Run<'_> {
                     self.buffers.abort();
                     let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
                     // The earliest tile speaks, so that the message does not depend on scheduling more than it must.
-                    let earlier = first.as_ref().is_none_or(|(t, _)| (tile.task, tile.start) < (t.task, t.start));
+                    let earlier =
+                        first.as_ref().is_none_or(|(t, _)| (tile.task, tile.start) < (t.task, t.start));
                     if earlier && error.code() != "pool-aborted" {
                         *first = Some((tile, error));
                     }
@@ -428,7 +434,10 @@ impl Run<'_> {
                     let digest = self.digests[*shard as usize]
                         .get()
                         .ok_or_else(|| Error::internal("shard-digest", "a shard has no digest"))?;
-                    Ok(done::File { name: self.job.plan.shards[*shard as usize].name.clone(), digest: digest.clone() })
+                    Ok(done::File {
+                        name: self.job.plan.shards[*shard as usize].name.clone(),
+                        digest: digest.clone(),
+                    })
                 })
                 .collect()
         })
@@ -446,7 +455,10 @@ impl Run<'_> {
                         return Ok(None);
                     }
                     let digest = self.sources.finish(file, self.job.sha256)?;
-                    Ok(Some(done::File { name: self.job.checkpoint.files[file as usize].name.clone(), digest }))
+                    Ok(Some(done::File {
+                        name: self.job.checkpoint.files[file as usize].name.clone(),
+                        digest,
+                    }))
                 })
                 .filter_map(Result::transpose)
                 .collect()
@@ -467,11 +479,15 @@ mod tests {
     fn slices_cover_everything_once_and_balance() {
         let sizes: Vec<u64> = (0..37).map(|i| (i * 7919) % 101 + 1).collect();
         for count in 1..6 {
-            let parts: Vec<Vec<bool>> = (1..=count).map(|i| Slice::new(i, count).unwrap().select(&sizes)).collect();
+            let parts: Vec<Vec<bool>> =
+                (1..=count).map(|i| Slice::new(i, count).unwrap().select(&sizes)).collect();
             for i in 0..sizes.len() {
                 assert_eq!(parts.iter().filter(|p| p[i]).count(), 1);
             }
-            let loads: Vec<u64> = parts.iter().map(|p| sizes.iter().zip(p).filter(|(_, m)| **m).map(|(s, _)| s).sum()).collect();
+            let loads: Vec<u64> = parts
+                .iter()
+                .map(|p| sizes.iter().zip(p).filter(|(_, m)| **m).map(|(s, _)| s).sum())
+                .collect();
             let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
             assert!(most - least <= 101, "{loads:?}");
         }

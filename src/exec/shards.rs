@@ -63,7 +63,9 @@ impl<'a> Shards<'a> {
 
     fn place(&self, output: u32) -> Result<(u32, u64)> {
         let out = &self.plan.outputs[output as usize];
-        let place = out.place.ok_or_else(|| Error::internal("shard-place", "an output has no place").tensor(&out.name))?;
+        let place = out
+            .place
+            .ok_or_else(|| Error::internal("shard-place", "an output has no place").tensor(&out.name))?;
         Ok((place.shard, place.offset))
     }
 
@@ -101,7 +103,8 @@ impl<'a> Shards<'a> {
     pub(super) fn finish(&self, shard: u32, sha256: bool) -> Result<FileDigest> {
         let file = self.open(shard)?;
         file.sync()?;
-        let blake3 = self.slots[shard as usize].digest.finish(|offset, data| file.read_exact_at(data, offset))?;
+        let blake3 =
+            self.slots[shard as usize].digest.finish(|offset, data| file.read_exact_at(data, offset))?;
         let bytes = self.plan.shards[shard as usize].bytes;
         let sha256 = match sha256 {
             true => Some(digest::sha256_of(bytes, |offset, data| file.read_exact_at(data, offset))?),

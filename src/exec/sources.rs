@@ -59,7 +59,8 @@ impl<'a> Sources<'a> {
     /// was read.
     pub(super) fn finish(&self, file: u32, sha256: bool) -> Result<FileDigest> {
         let opened = self.open(file)?;
-        let blake3 = self.files[file as usize].digest.finish(|offset, data| opened.read_exact_at(data, offset))?;
+        let blake3 =
+            self.files[file as usize].digest.finish(|offset, data| opened.read_exact_at(data, offset))?;
         let bytes = self.checkpoint.files[file as usize].bytes;
         let sha256 = match sha256 {
             true => Some(digest::sha256_of(bytes, |offset, data| opened.read_exact_at(data, offset))?),
@@ -74,11 +75,13 @@ impl<'a> Sources<'a> {
         let opened = self.open(file)?;
         let now = opened.restat()?;
         match self.checkpoint.files[file as usize].stamp {
-            Some(before) if before != now => Err(Error::input("source-changed", "a source shard changed during the conversion")
-                .file(self.path(file))
-                .expected(format!("{} bytes, modified at {} ns", before.bytes, before.mtime_ns))
-                .found(format!("{} bytes, modified at {} ns", now.bytes, now.mtime_ns))
-                .fix("leave the source alone while it is read, then run again with --restart")),
+            Some(before) if before != now => {
+                Err(Error::input("source-changed", "a source shard changed during the conversion")
+                    .file(self.path(file))
+                    .expected(format!("{} bytes, modified at {} ns", before.bytes, before.mtime_ns))
+                    .found(format!("{} bytes, modified at {} ns", now.bytes, now.mtime_ns))
+                    .fix("leave the source alone while it is read, then run again with --restart"))
+            }
             _ => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use crate::kernel::{ExactSum, Stats};
 
 /// The text of a tile's statistics; exact, so that a resumed run reports what an uninterrupted one does.
 pub fn to_text(stats: &Stats) -> String {
-    if stats.elements == 0 && stats.non_finite == 0 {
+    if stats.elements == 0 && stats.non_finite == 0 && stats.zero_scale_codes == 0 {
         return String::new();
     }
     format!(
@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn text_is_exact() {
-        let mut stats = Stats { elements: 3, max_abs_error: 0.1, zero_rows: 1, non_finite: 2, ..Stats::default() };
+        let mut stats =
+            Stats { elements: 3, max_abs_error: 0.1, zero_rows: 1, non_finite: 2, ..Stats::default() };
         for x in [1e-300, 0.1, 3e200] {
             stats.signal.add(x);
             stats.noise.add(x / 7.0);

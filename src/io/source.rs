@@ -81,10 +81,7 @@ impl SourceDir {
     /// `not-a-folder` (exit 4) where `path` is something else; I/O errors (exit 5).
     pub fn open(path: &Path) -> Result<Self> {
         match rustix::fs::openat(CWD, path, OPEN_FOLDER, Mode::empty()) {
-            Ok(fd) => Ok(Self {
-                path: path.to_path_buf(),
-                fd,
-            }),
+            Ok(fd) => Ok(Self { path: path.to_path_buf(), fd }),
             Err(Errno::NOTDIR) => Err(Error::input("not-a-folder", "the source is not a folder")
                 .file(path.display())
                 .expected("a folder with config.json and *.safetensors")
@@ -156,15 +153,8 @@ impl SourceDir {
         let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| self.failed(name, e))?;
         let fd = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {
-                rustix::fs::openat(&self.fd, name, OPEN_FILE, Mode::empty()).map_err(|e| {
-                    if e == Errno::LOOP {
-                        self.link(name)
-                    } else {
-                        self.failed(name, e)
-                    }
-                })?
-            }
+            FileType::RegularFile => rustix::fs::openat(&self.fd, name, OPEN_FILE, Mode::empty())
+                .map_err(|e| if e == Errno::LOOP { self.link(name) } else { self.failed(name, e) })?,
             FileType::Symlink => self.open_blob(name)?,
             other => return Err(self.special(name, other)),
         };
@@ -175,12 +165,7 @@ impl SourceDir {
             return Err(self.special(name, kind));
         }
         let path = self.path.join(name);
-        Ok(ReadFile {
-            file: File::from(fd),
-            name: name.to_owned(),
-            path,
-            stamp: Stamp::of(&stat),
-        })
+        Ok(ReadFile { file: File::from(fd), name: name.to_owned(), path, stamp: Stamp::of(&stat) })
     }
 
     /// Follows `name` if, and only if, it is a hub cache's link: the folder is a child of a `snapshots` folder and the
@@ -223,12 +208,10 @@ impl SourceDir {
         if is_file_name(name) {
             return Ok(());
         }
-        Err(
-            Error::input("file-name", "a file name must be one path component")
-                .file(self.path.display())
-                .expected("a name without separators, '..' or control characters")
-                .found(quote(name, 100)),
-        )
+        Err(Error::input("file-name", "a file name must be one path component")
+            .file(self.path.display())
+            .expected("a name without separators, '..' or control characters")
+            .found(quote(name, 100)))
     }
 
     fn failed(&self, name: &str, e: Errno) -> Error {
@@ -300,18 +283,15 @@ impl ReadFile {
     /// # Errors
     /// `source-changed` (exit 4) when the file ends earlier; I/O errors (exit 5).
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => Error::input(
-                    "source-changed",
-                    "the file ends before the bytes that its header promises",
-                )
-                .file(self.path.display())
-                .expected(format!("{} bytes at {offset}", buffer.len()))
-                .fix("do not change the source while it is read; fetch the file again"),
-                _ => Error::io("cannot read", &self.path, e),
-            })
+        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::input("source-changed", "the file ends before the bytes that its header promises")
+                    .file(self.path.display())
+                    .expected(format!("{} bytes at {offset}", buffer.len()))
+                    .fix("do not change the source while it is read; fetch the file again")
+            }
+            _ => Error::io("cannot read", &self.path, e),
+        })
     }
 
     /// The whole file, if it has at most `cap` bytes.

@@ -23,12 +23,7 @@ pub struct ExactSum {
 
 impl Default for ExactSum {
     fn default() -> Self {
-        Self {
-            limbs: [0; LIMBS],
-            positive_infinity: false,
-            negative_infinity: false,
-            nan: false,
-        }
+        Self { limbs: [0; LIMBS], positive_infinity: false, negative_infinity: false, nan: false }
     }
 }
 
@@ -52,19 +47,11 @@ impl ExactSum {
             return;
         }
         // The value is `significand × 2^shift` units.
-        let (significand, shift) = if field == 0 {
-            (fraction, 0)
-        } else {
-            (fraction | 1 << 52, field - 1)
-        };
+        let (significand, shift) = if field == 0 { (fraction, 0) } else { (fraction | 1 << 52, field - 1) };
         let first = (shift / 64) as usize;
         let wide = u128::from(significand) << (shift % 64);
         let parts = [wide as u64, (wide >> 64) as u64];
-        if x.is_sign_negative() {
-            self.subtract_at(first, parts)
-        } else {
-            self.add_at(first, parts)
-        }
+        if x.is_sign_negative() { self.subtract_at(first, parts) } else { self.add_at(first, parts) }
     }
 
     fn add_at(&mut self, first: usize, parts: [u64; 2]) {
@@ -137,11 +124,7 @@ impl ExactSum {
                 let shift = top - 52;
                 let low = limbs[shift / 64] >> (shift % 64);
                 let next = limbs.get(shift / 64 + 1).copied().unwrap_or(0);
-                let high = if shift % 64 == 0 {
-                    0
-                } else {
-                    next << (64 - shift % 64)
-                };
+                let high = if shift % 64 == 0 { 0 } else { next << (64 - shift % 64) };
                 let significand = (low | high) & ((1 << 53) - 1);
                 let half = bit(shift - 1) == 1;
                 let below = shift - 1;
@@ -162,11 +145,9 @@ impl ExactSum {
     /// `0` for zero. `+inf`, `-inf` and `nan` marks come first.
     pub fn to_hex(&self) -> String {
         let mut text = String::new();
-        for (flag, mark) in [
-            (self.positive_infinity, "+inf "),
-            (self.negative_infinity, "-inf "),
-            (self.nan, "nan "),
-        ] {
+        for (flag, mark) in
+            [(self.positive_infinity, "+inf "), (self.negative_infinity, "-inf "), (self.nan, "nan ")]
+        {
             if flag {
                 text.push_str(mark);
             }
@@ -261,20 +242,13 @@ mod tests {
             (&[1e16, 1.0], 1e16),
             (&[f64::MAX, f64::MAX], f64::INFINITY),
             (&[f64::MAX, f64::MAX, -f64::MAX], f64::MAX),
-            (
-                &[f64::MIN_POSITIVE, -5e-324],
-                f64::from_bits(0x000F_FFFF_FFFF_FFFF),
-            ),
+            (&[f64::MIN_POSITIVE, -5e-324], f64::from_bits(0x000F_FFFF_FFFF_FFFF)),
             (&[5e-324, 5e-324], 1e-323),
             (&[-5e-324], -5e-324),
             (&[0.1; 10][..], 1.0),
             (&[-1.0, f64::INFINITY], f64::INFINITY),
         ] {
-            assert_eq!(
-                sum(values).to_f64().to_bits(),
-                f64::to_bits(expected),
-                "{values:?}"
-            );
+            assert_eq!(sum(values).to_f64().to_bits(), f64::to_bits(expected), "{values:?}");
         }
         assert!(sum(&[f64::INFINITY, f64::NEG_INFINITY]).to_f64().is_nan());
         assert!(sum(&[f64::NAN]).to_f64().is_nan());
@@ -286,29 +260,15 @@ mod tests {
         assert_eq!(sum(&[5e-324]).to_hex(), "1@0");
         assert_eq!(sum(&[-1.0]).to_hex(), "-4@10c");
         assert_eq!(sum(&[f64::NAN, 5e-324]).to_hex(), "nan 1@0");
-        for text in [
-            "",
-            "-",
-            "-0",
-            "1",
-            "01@0",
-            "10@0",
-            "1@",
-            "A@0",
-            "1@ffff",
-            "nan",
-            "é@0",
-            "1@0 ",
-            "-inf +inf 0",
-        ] {
+        for text in
+            ["", "-", "-0", "1", "01@0", "10@0", "1@", "A@0", "1@ffff", "nan", "é@0", "1@0 ", "-inf +inf 0"]
+        {
             assert_eq!(ExactSum::from_hex(text), None, "{text}");
         }
     }
 
     fn any_finite() -> impl Strategy<Value = f64> {
-        any::<u64>()
-            .prop_map(f64::from_bits)
-            .prop_filter("finite", |x| x.is_finite())
+        any::<u64>().prop_map(f64::from_bits).prop_filter("finite", |x| x.is_finite())
     }
 
     proptest! {

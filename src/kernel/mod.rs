@@ -1,6 +1,6 @@
 //! Kernels: a tile of values in, codes, scales and error statistics out.
 //!
-//! [`reference`] is the definition, in plain scalar code. The fast kernels beside it equal it bit for bit, outputs and
+//! [`mod@reference`] is the definition, in plain scalar code. The fast kernels beside it equal it bit for bit, outputs and
 //! statistics, on every instruction set and for every split of a tensor into tiles (the tests hold this).
 //!
 //! A tile is a band of whole rows of a row-major `[rows, cols]` matrix. It starts on a block row of its source's scales
@@ -19,7 +19,10 @@
 //! `decoded / n`. The order of the `f32` additions is fixed by [`Lanes`](stats::Lanes), the sums of units are added
 //! exactly ([`ExactSum`]), so no freedom is left.
 
+mod decode;
+mod encode;
 mod exact_sum;
+mod fast;
 pub mod isa;
 pub mod reference;
 mod scan;
@@ -121,20 +124,12 @@ pub enum FaultKind {
 /// The block `[rows, cols]` that shares one scale of a sink.
 pub(crate) fn unit_shape(sink: &Sink<'_>, rows: usize, cols: usize) -> [usize; 2] {
     match sink {
-        Sink::Cast { .. }
-        | Sink::Quantize {
-            granularity: Granularity::Channel,
-            ..
-        } => [1, cols],
-        Sink::Quantize {
-            granularity: Granularity::Tensor,
-            ..
-        } => [rows, cols],
+        Sink::Cast { .. } | Sink::Quantize { granularity: Granularity::Channel, .. } => [1, cols],
+        Sink::Quantize { granularity: Granularity::Tensor, .. } => [rows, cols],
         // A block is at least one element; u32 fits usize on every supported platform.
-        Sink::Quantize {
-            granularity: Granularity::Block { rows, cols },
-            ..
-        } => [(*rows).max(1) as usize, (*cols).max(1) as usize],
+        Sink::Quantize { granularity: Granularity::Block { rows, cols }, .. } => {
+            [(*rows).max(1) as usize, (*cols).max(1) as usize]
+        }
     }
 }
 
@@ -152,11 +147,14 @@ pub fn convert(
     values: &Values<'_>,
     rows: usize,
     cols: usize,
-    sink: Sink<'_>,
+    mut sink: Sink<'_>,
     policy: Policy,
 ) -> Result<Stats, Fault> {
-    let _ = isa;
-    reference::convert(values, rows, cols, sink, policy)
+    check_lengths(values, rows, cols, &sink);
+    match fast::convert(isa, values, rows, cols, &mut sink, policy) {
+        Some(result) => result,
+        None => reference::convert(values, rows, cols, sink, policy),
+    }
 }
 
 /// Asserts what [`convert`] documents.
@@ -164,10 +162,7 @@ pub(crate) fn check_lengths(values: &Values<'_>, rows: usize, cols: usize, sink:
     let elements = rows.checked_mul(cols);
     let expect = |what: &str, len: usize, size: usize| {
         let expected = elements.and_then(|n| n.checked_mul(size));
-        assert!(
-            expected == Some(len),
-            "{what}: {len} bytes for [{rows}, {cols}] of {size} bytes"
-        );
+        assert!(expected == Some(len), "{what}: {len} bytes for [{rows}, {cols}] of {size} bytes");
     };
     let expect_grid = |what: &str, len: usize, [block_rows, block_cols]: [usize; 2]| {
         assert!(block_rows > 0 && block_cols > 0, "{what}: empty blocks");
@@ -180,13 +175,7 @@ pub(crate) fn check_lengths(values: &Values<'_>, rows: usize, cols: usize, sink:
     match values {
         Values::Bf16(bytes) | Values::F16(bytes) => expect("values", bytes.len(), 2),
         Values::F32(bytes) => expect("values", bytes.len(), 4),
-        Values::Scaled {
-            codes,
-            scales,
-            block_rows,
-            block_cols,
-            ..
-        } => {
+        Values::Scaled { codes, scales, block_rows, block_cols, .. } => {
             expect("values", codes.len(), 1);
             if elements != Some(0) {
                 expect_grid("source scales", scales.len(), [*block_rows, *block_cols]);

@@ -29,24 +29,18 @@ pub fn count_non_finite(isa: Isa, dtype: Dtype, bytes: &[u8]) -> u64 {
     match dtype {
         Dtype::F64 => dispatch(
             isa,
-            Count::<8, _>(bytes, |b: [u8; 8]| {
-                u64::from_le_bytes(b) & (0x7FF << 52) == 0x7FF << 52
-            }),
+            Count::<8, _>(bytes, |b: [u8; 8]| u64::from_le_bytes(b) & (0x7FF << 52) == 0x7FF << 52),
         ),
         Dtype::F32 => dispatch(
             isa,
-            Count::<4, _>(bytes, |b: [u8; 4]| {
-                u32::from_le_bytes(b) & 0x7F80_0000 == 0x7F80_0000
-            }),
+            Count::<4, _>(bytes, |b: [u8; 4]| u32::from_le_bytes(b) & 0x7F80_0000 == 0x7F80_0000),
         ),
-        Dtype::BF16 => dispatch(
-            isa,
-            Count::<2, _>(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7F80 == 0x7F80),
-        ),
-        Dtype::F16 => dispatch(
-            isa,
-            Count::<2, _>(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7C00 == 0x7C00),
-        ),
+        Dtype::BF16 => {
+            dispatch(isa, Count::<2, _>(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7F80 == 0x7F80))
+        }
+        Dtype::F16 => {
+            dispatch(isa, Count::<2, _>(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7C00 == 0x7C00))
+        }
         Dtype::F8E4M3 => dispatch(isa, Count::<1, _>(bytes, |[b]: [u8; 1]| b & 0x7F == 0x7F)),
         Dtype::F8E5M2 => dispatch(isa, Count::<1, _>(bytes, |[b]: [u8; 1]| b & 0x7C == 0x7C)),
         Dtype::F8E4M3Fnuz | Dtype::F8E5M2Fnuz => {

@@ -51,11 +51,7 @@ impl Stats {
         self.signal.add(lanes.signal_sum * n2);
         self.noise.add(lanes.noise_sum * n2);
         let error = lanes.largest() * n;
-        self.max_abs_error = if error > self.max_abs_error {
-            error
-        } else {
-            self.max_abs_error
-        };
+        self.max_abs_error = if error > self.max_abs_error { error } else { self.max_abs_error };
     }
 }
 
@@ -86,6 +82,22 @@ pub struct Lanes {
 }
 
 impl Lanes {
+    /// Adds consecutive normalized values and their errors, whole steps from lane 0.
+    #[inline(always)]
+    pub(crate) fn add<const N: usize>(&mut self, t: &[f32; N], e: &[f32; N]) {
+        // Locals, because the optimizer keeps them in registers.
+        let Lanes { mut signal, mut noise, mut error, .. } = *self;
+        for (t, e) in t.as_chunks::<LANES>().0.iter().zip(e.as_chunks::<LANES>().0) {
+            for i in 0..LANES {
+                signal[i] += t[i] * t[i];
+                noise[i] += e[i] * e[i];
+                let a = e[i].abs();
+                error[i] = if a > error[i] { a } else { error[i] };
+            }
+        }
+        (self.signal, self.noise, self.error) = (signal, noise, error);
+    }
+
     /// Ends a piece of `columns` columns.
     #[inline(always)]
     pub(crate) fn end_piece(&mut self, columns: usize) {

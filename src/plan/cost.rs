@@ -4,11 +4,12 @@
 //! measured in units (bytes of a copy, rows of a matrix) that can be cut anywhere at a multiple of `granule`; every cut
 //! gives the same bytes. The executor turns tasks into tiles; `plan` prices them with the same functions.
 
-use super::{Expr, Plan};
+use super::{Expr, Output, Plan};
 use crate::checkpoint::TensorId;
 use crate::dtype::Dtype;
 use crate::dtype::scheme::{Granularity, Scheme};
 use crate::error::{Error, Result};
+use crate::io::buffer_pool::class_size;
 
 /// Largest memory of one tile. Larger tiles gain nothing, since the page cache and L2 set the pace, and would make a
 /// resumed run repeat more.
@@ -23,6 +24,8 @@ pub enum Work {
         source: TensorId,
         /// The output.
         output: u32,
+        /// Whether the tensor holds scales.
+        scale: bool,
     },
     /// Stored scales to F32; the unit is a scale.
     ScaleF32 {
@@ -120,9 +123,13 @@ pub struct TileBytes {
 }
 
 impl TileBytes {
-    /// All of it.
+    /// All of it, as the buffer pool rounds it up.
     pub fn total(self) -> u64 {
-        self.input + self.input_scales + self.output + self.output_scales
+        let class = |len: u64| usize::try_from(len).ok().and_then(class_size).map_or(u64::MAX, |c| c as u64);
+        [self.input, self.input_scales, self.output, self.output_scales]
+            .into_iter()
+            .filter(|len| *len > 0)
+            .fold(0, |sum, len| sum.saturating_add(class(len)))
     }
 }
 
@@ -234,13 +241,14 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
             return Err(Error::internal("task-unplaced", "an output has no place").tensor(&output.name));
         };
         let unsupported = || {
-            Error::internal("task-unsupported", "the executor has no kernel for the expression").tensor(&output.name)
+            Error::internal("task-unsupported", "the executor has no kernel for the expression")
+                .tensor(&output.name)
         };
         let shard = place.shard;
         let [rows, cols] = output.ty.matrix();
         let task = match &output.expr {
             Expr::Load(source) => Task {
-                work: Work::Copy { source: *source, output: i },
+                work: Work::Copy { source: *source, output: i, scale: is_scale(output) },
                 shard,
                 units: output.bytes(),
                 // A whole number of elements of any format, and of cache lines.
@@ -259,7 +267,13 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
             }
             Expr::Cast { value, to } => {
                 let value = Value::of(value).ok_or_else(unsupported)?;
-                Task { work: Work::Cast { value, to: *to, output: i }, shard, units: rows, granule: granule(&value, 1), cols }
+                Task {
+                    work: Work::Cast { value, to: *to, output: i },
+                    shard,
+                    units: rows,
+                    granule: granule(&value, 1),
+                    cols,
+                }
             }
             Expr::Codes { value, scheme } => {
                 let scales = (i.saturating_sub(2)..i + 3)
@@ -293,6 +307,11 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
     Ok(tasks)
 }
 
+/// Whether an output that is copied holds the scales of a quantized weight.
+fn is_scale(output: &Output) -> bool {
+    output.scheme.is_some() && output.ty.dtype.is_plain_float() && output.name.contains(".weight_scale")
+}
+
 /// Rows that a tile must hold whole: the scale blocks of source and target.
 fn granule(value: &Value, target_rows: u64) -> u64 {
     let source_rows = match value {
@@ -312,6 +331,33 @@ fn lcm(a: u64, b: u64) -> u64 {
     a / gcd(a, b) * b
 }
 
+/// Memory of a plan of `inputs` and `outputs` tensors with everything derived from it, in bytes: measured, rounded up.
+/// The quick check at the end, which opens the artifact, included.
+fn plan_memory(plan: &Plan) -> u64 {
+    (8 << 20) + 260 * plan.inputs.len() as u64 + 700 * plan.outputs.len() as u64
+}
+
+/// What a memory budget leaves for tiles: peak memory is promised to stay below the budget and 128 MiB, most of which a
+/// plan may use; a larger one is paid from the budget.
+///
+/// # Errors
+/// Exit 2 when nothing useful is left.
+pub fn tile_budget(plan: &Plan, memory: u64) -> Result<u64> {
+    const FREE: u64 = 96 << 20;
+    const LEAST: u64 = 16 << 20;
+    let excess = plan_memory(plan).saturating_sub(FREE);
+    match memory.checked_sub(excess).filter(|left| *left >= LEAST) {
+        Some(left) => Ok(left),
+        None => Err(Error::usage(
+            "memory-too-small",
+            "the plan of so many tensors does not fit the memory budget",
+        )
+        .expected(format!("--memory of at least {} bytes", excess + LEAST))
+        .found(format!("{memory} bytes for {} tensors", plan.outputs.len()))
+        .fix("raise --memory")),
+    }
+}
+
 /// How much of a memory budget one tile may use, so that `jobs` tiles fit.
 pub fn tile_limit(budget: u64, jobs: u64) -> u64 {
     (budget / (2 * jobs.max(1))).clamp(1 << 16, TILE_BYTES)
@@ -324,11 +370,14 @@ pub fn peak_tile_memory(plan: &Plan, tasks: &[Task], budget: u64, jobs: u64) -> 
     for task in tasks {
         let bytes = task.tile_bytes(plan, task.tile_units(plan, limit)).total();
         if bytes > budget {
-            return Err(Error::usage("memory-too-small", "one tile of the tensor does not fit the memory budget")
-                .tensor(&plan.outputs[task.output() as usize].name)
-                .expected(format!("--memory of at least {bytes} bytes"))
-                .found(format!("{budget} bytes"))
-                .fix("raise --memory, or leave the tensor out of quantization with --ignore"));
+            return Err(Error::usage(
+                "memory-too-small",
+                "one tile of the tensor does not fit the memory budget",
+            )
+            .tensor(&plan.outputs[task.output() as usize].name)
+            .expected(format!("--memory of at least {bytes} bytes"))
+            .found(format!("{budget} bytes"))
+            .fix("raise --memory, or leave the tensor out of quantization with --ignore"));
         }
         largest = largest.max(bytes);
     }

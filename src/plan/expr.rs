@@ -127,7 +127,9 @@ impl Expr {
                 let [n, k] = matrix_of(&codes)?;
                 let grid = scheme.granularity.grid(n, k);
                 if scale.elements() != grid[0] * grid[1] {
-                    return Err(format!("dequantize[{scheme}] of {codes} needs a {grid:?} scale grid, not {scale}"));
+                    return Err(format!(
+                        "dequantize[{scheme}] of {codes} needs a {grid:?} scale grid, not {scale}"
+                    ));
                 }
                 Ok(Ty { dtype: Dtype::F32, shape: codes.shape })
             }

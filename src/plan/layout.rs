@@ -49,15 +49,20 @@ pub fn layout(entries: &mut [Entry<'_>]) -> Result<Layout> {
     let mut names: Vec<&str> = entries.iter().map(|e| e.name).collect();
     names.sort_unstable();
     if let Some([twice, _]) = names.array_windows().find(|[a, b]| a == b) {
-        return Err(Error::internal("shard-duplicate", "two tensors of a shard have the same name").tensor(twice));
+        return Err(
+            Error::internal("shard-duplicate", "two tensors of a shard have the same name").tensor(twice)
+        );
     }
     let mut counter = Counter(0);
     write_header(entries, &mut counter)?;
     let json_bytes = counter.0.next_multiple_of(8);
     if json_bytes > MAX_HEADER_BYTES {
-        return Err(Error::unsupported("header-too-large", "a shard has too many tensors for one safetensors header")
-            .expected(format!("at most {MAX_HEADER_BYTES} bytes"))
-            .found(format!("{json_bytes} bytes")));
+        return Err(Error::unsupported(
+            "header-too-large",
+            "a shard has too many tensors for one safetensors header",
+        )
+        .expected(format!("at most {MAX_HEADER_BYTES} bytes"))
+        .found(format!("{json_bytes} bytes")));
     }
     let header_bytes = 8 + json_bytes;
     let mut offsets = Vec::with_capacity(entries.len());
@@ -88,7 +93,12 @@ pub fn entries<'a>(plan: &'a Plan, outputs: impl IntoIterator<Item = usize>) -> 
         .into_iter()
         .map(|i| {
             let output = &plan.outputs[i];
-            Entry { name: &output.name, dtype: output.ty.dtype, shape: &output.ty.shape, bytes: output.bytes() }
+            Entry {
+                name: &output.name,
+                dtype: output.ty.dtype,
+                shape: &output.ty.shape,
+                bytes: output.bytes(),
+            }
         })
         .collect()
 }
@@ -132,9 +142,12 @@ fn write_header(entries: &[Entry<'_>], out: &mut impl Write) -> Result<()> {
     for entry in entries {
         check(entry)?;
         let Some(dtype) = entry.dtype.safetensors_name() else {
-            return Err(Error::unsupported("dtype-not-storable", "safetensors has no name for this element format")
-                .tensor(entry.name)
-                .found(entry.dtype));
+            return Err(Error::unsupported(
+                "dtype-not-storable",
+                "safetensors has no name for this element format",
+            )
+            .tensor(entry.name)
+            .found(entry.dtype));
         };
         let end = begin.checked_add(entry.bytes).ok_or_else(|| overflow(entry))?;
         let name = serde_json::to_string(entry.name)
@@ -190,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_official_reader_accepts_every_dtype_and_finds_the_bytes() {
-        let storable: Vec<_> = Dtype::ALL.iter().copied().filter(|d| d.safetensors_name().is_some()).collect();
+        let storable: Vec<_> =
+            Dtype::ALL.iter().copied().filter(|d| d.safetensors_name().is_some()).collect();
         let names: Vec<_> = storable.iter().map(|d| format!("x.{d}")).collect();
         let mut entries: Vec<_> =
             storable.iter().zip(&names).map(|(&dtype, name)| entry(name, dtype, &[3, 8])).collect();
@@ -253,7 +267,10 @@ mod tests {
         let code = |mut entries: Vec<Entry<'_>>| layout(&mut entries).unwrap_err().code();
         assert_eq!(code(vec![good.clone(), entry("a", Dtype::I8, &[1])]), "shard-duplicate");
         assert_eq!(code(vec![Entry { bytes: 7, ..good.clone() }]), "shard-length");
-        assert_eq!(code(vec![Entry { dtype: Dtype::F4E2M1, shape: &[3], bytes: 2, ..good.clone() }]), "shard-length");
+        assert_eq!(
+            code(vec![Entry { dtype: Dtype::F4E2M1, shape: &[3], bytes: 2, ..good.clone() }]),
+            "shard-length"
+        );
         assert_eq!(code(vec![Entry { shape: &[u64::MAX, 2], ..good.clone() }]), "shard-length");
         assert_eq!(code(vec![entry("h", Dtype::HiF8, &[2])]), "dtype-not-storable");
         let names: Vec<_> = (0..9).map(|i| i.to_string()).collect();

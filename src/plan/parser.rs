@@ -1,7 +1,9 @@
 //! Reads the text form of a plan back: `parse(to_text(plan)) == plan`.
 
 use super::printer::MAGIC;
-use super::{Dropped, Exactness, Expr, Fate, Header, Origin, Output, Place, Plan, Shape, Shard, SideFile, Source, Ty};
+use super::{
+    Dropped, Exactness, Expr, Fate, Header, Origin, Output, Place, Plan, Shape, Shard, SideFile, Source, Ty,
+};
 use crate::checkpoint::{TensorId, TensorInfo};
 use crate::dtype::Dtype;
 use crate::dtype::scheme::Scheme;
@@ -86,7 +88,14 @@ fn parse_line(c: &mut Cursor<'_>, plan: &mut Plan) -> Parsed<Option<(Arc<str>, T
             let (file, offset) = c.address()?;
             let id = TensorId::try_from(plan.inputs.len()).map_err(|_| "too many tensors".to_owned())?;
             let bytes = ty.bytes();
-            plan.inputs.push(TensorInfo { name: name.clone(), dtype: ty.dtype, shape: ty.shape, file, offset, bytes });
+            plan.inputs.push(TensorInfo {
+                name: name.clone(),
+                dtype: ty.dtype,
+                shape: ty.shape,
+                file,
+                offset,
+                bytes,
+            });
             fresh = Some((name, id));
         }
         "out" => {

@@ -47,7 +47,10 @@ fn verify_output(plan: &Plan, output: &Output) -> Result<(), Violation> {
         }
     });
     if let Some(id) = bad_input {
-        return Err(violation(&output.name, format!("the expression reads source tensor number {id} of {}", plan.inputs.len())));
+        return Err(violation(
+            &output.name,
+            format!("the expression reads source tensor number {id} of {}", plan.inputs.len()),
+        ));
     }
     let ty = output.expr.ty(&plan.inputs).map_err(|what| violation(&output.name, what))?;
     if ty != output.ty {
@@ -60,7 +63,9 @@ fn verify_output(plan: &Plan, output: &Output) -> Result<(), Violation> {
         (Expr::ScaleF32 { .. }, Fate::Reencoded, Exactness::Bitwise) => true,
         // A verified copy is still a copy.
         (Expr::ScaleF32 { pow2: true, .. }, Fate::Kept, Exactness::Bitwise) => true,
-        (Expr::Cast { .. } | Expr::Dequantize { .. }, Fate::Reencoded, exactness) => exactness != Exactness::Lossy,
+        (Expr::Cast { .. } | Expr::Dequantize { .. }, Fate::Reencoded, exactness) => {
+            exactness != Exactness::Lossy
+        }
         _ => false,
     };
     if !lawful {
@@ -100,10 +105,12 @@ fn verify_pairs(plan: &Plan) -> Result<(), Violation> {
             Expr::Scales { value, scheme } => (value, scheme, true),
             _ => continue,
         };
-        let partner = plan.outputs[i.saturating_sub(2)..(i + 3).min(plan.outputs.len())].iter().find(|o| match &o.expr {
-            Expr::Codes { value: v, scheme: s } => wants_codes && v == value && s == scheme,
-            Expr::Scales { value: v, scheme: s } => !wants_codes && v == value && s == scheme,
-            _ => false,
+        let partner = plan.outputs[i.saturating_sub(2)..(i + 3).min(plan.outputs.len())].iter().find(|o| {
+            match &o.expr {
+                Expr::Codes { value: v, scheme: s } => wants_codes && v == value && s == scheme,
+                Expr::Scales { value: v, scheme: s } => !wants_codes && v == value && s == scheme,
+                _ => false,
+            }
         });
         match partner {
             None => {
@@ -120,7 +127,9 @@ fn verify_pairs(plan: &Plan) -> Result<(), Violation> {
 }
 
 fn verify_places(plan: &Plan) -> Result<(), Violation> {
-    if let Some(output) = plan.outputs.iter().find(|o| o.place.is_none_or(|p| p.shard as usize >= plan.shards.len())) {
+    if let Some(output) =
+        plan.outputs.iter().find(|o| o.place.is_none_or(|p| p.shard as usize >= plan.shards.len()))
+    {
         return Err(violation(&output.name, "has no place in any shard"));
     }
     for (members, shard) in plan.shard_members().iter().zip(&plan.shards) {

@@ -136,14 +136,7 @@ fn pairs(a: &Checkpoint, b: &Checkpoint) -> Vec<(Option<TensorId>, Option<Tensor
 }
 
 fn is_companion(c: &Checkpoint, id: TensorId) -> bool {
-    match c.encodings[id as usize] {
-        Encoding::ScaleOf { .. } => true,
-        _ => {
-            let name = &c.tensor(id).name;
-            let weight = || c.find(&format!("{}.weight", module_of(name)));
-            name.ends_with(".weight_offset") && weight().is_some_and(|w| c.tensor(w).dtype == Dtype::I8)
-        }
-    }
+    matches!(c.encodings[id as usize], Encoding::ScaleOf { .. } | Encoding::OffsetOf { .. })
 }
 
 /// The shards of a checkpoint, opened when first read.
@@ -178,7 +171,11 @@ fn compare_pair(a: &Files<'_>, ia: TensorId, b: &Files<'_>, ib: TensorId) -> Res
         return Ok(row);
     }
     row.elements = ta.shape.iter().product();
-    if plain(a.checkpoint, ia) && plain(b.checkpoint, ib) && ta.dtype == tb.dtype && equal_bytes(a, ia, b, ib)? {
+    if plain(a.checkpoint, ia)
+        && plain(b.checkpoint, ib)
+        && ta.dtype == tb.dtype
+        && equal_bytes(a, ia, b, ib)?
+    {
         row.verdict = Verdict::Equal;
         return Ok(row);
     }
@@ -186,7 +183,7 @@ fn compare_pair(a: &Files<'_>, ia: TensorId, b: &Files<'_>, ib: TensorId) -> Res
     let mut signal = ExactSum::new();
     let mut noise = ExactSum::new();
     let cols = ta.shape.last().copied().unwrap_or(1);
-    let rows = if cols == 0 { 0 } else { row.elements / cols };
+    let rows = row.elements.checked_div(cols).unwrap_or(0);
     // Whole scale blocks of both sides; very wide rows are decoded one granule at a time.
     let granule = da.granule.max(db.granule);
     let step = (STEP / cols.max(1) / granule).max(1) * granule;
@@ -256,13 +253,22 @@ impl<'a> Decoder<'a> {
         let checkpoint = files.checkpoint;
         let tensor = checkpoint.tensor(id);
         match &checkpoint.encodings[id as usize] {
-            Encoding::Plain if tensor.dtype.is_plain_float() => Ok(Some(Self { files, id, scale: None, granule: 1 })),
+            Encoding::Plain if tensor.dtype.is_plain_float() => {
+                Ok(Some(Self { files, id, scale: None, granule: 1 }))
+            }
             Encoding::Codes { scale, scheme } => {
                 let offset = checkpoint.find(&format!("{}.weight_offset", module_of(&tensor.name)));
-                if let Some(offset) = offset {
+                let is_offset =
+                    |o: &TensorId| matches!(checkpoint.encodings[*o as usize], Encoding::OffsetOf { .. });
+                if let Some(offset) = offset.filter(is_offset) {
                     require_zeros(files, offset)?;
                 }
-                Ok(Some(Self { files, id, scale: Some((*scale, *scheme)), granule: scheme.granularity.rows() }))
+                Ok(Some(Self {
+                    files,
+                    id,
+                    scale: Some((*scale, *scheme)),
+                    granule: scheme.granularity.rows(),
+                }))
             }
             _ => Ok(None),
         }
@@ -285,23 +291,33 @@ impl<'a> Decoder<'a> {
                 let [grid_rows, grid_cols] = scheme.granularity.grid(rows, cols);
                 let (first, last) = crate::plan::cost::scale_rows(scheme.granularity, start, end, grid_rows);
                 let width = stored.dtype.bits() / 8;
-                let raw = self.files.read(scale, first * grid_cols * width, (last - first) * grid_cols * width)?;
+                let raw =
+                    self.files.read(scale, first * grid_cols * width, (last - first) * grid_cols * width)?;
                 kernel::decode_scales(stored.dtype, &raw, &mut scales);
                 let (block_rows, block_cols) = match scheme.granularity {
                     Granularity::Tensor => (size(end - start).max(1), size(cols).max(1)),
                     Granularity::Channel => (1, size(cols).max(1)),
                     Granularity::Block { rows, cols } => (rows as usize, cols as usize),
                 };
-                Values::Scaled { element: scheme.element, codes: &data, scales: &scales, block_rows, block_cols }
+                Values::Scaled {
+                    element: scheme.element,
+                    codes: &data,
+                    scales: &scales,
+                    block_rows,
+                    block_cols,
+                }
             }
         };
         let mut out = vec![0u8; size((end - start) * cols * 4)];
         let sink = Sink::Cast { to: Dtype::F32, out: &mut out };
         // Nothing is refused here: a NaN on one side only is a difference like any other.
         let policy = Policy { keep_non_finite: true };
-        kernel::convert(Isa::chosen(), &values, size(end - start), size(cols), sink, policy).map_err(|fault| {
-            Error::internal("diff-decode", format!("a tensor cannot be decoded: {fault:?}")).tensor(&tensor.name)
-        })?;
+        kernel::convert(Isa::chosen(), &values, size(end - start), size(cols), sink, policy).map_err(
+            |fault| {
+                Error::internal("diff-decode", format!("a tensor cannot be decoded: {fault:?}"))
+                    .tensor(&tensor.name)
+            },
+        )?;
         Ok(out.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 }
@@ -311,11 +327,13 @@ fn require_zeros(files: &Files<'_>, id: TensorId) -> Result<()> {
     let bytes = files.read(id, 0, tensor.bytes)?;
     match bytes.iter().position(|b| *b != 0) {
         None => Ok(()),
-        Some(at) => Err(Error::input("offset-not-zero", "a weight has offsets, which no symmetric scheme has")
-            .file(&files.checkpoint.files[tensor.file as usize].name)
-            .tensor(&tensor.name)
-            .expected("zeros")
-            .found(format!("other bytes at {at}"))
-            .fix("asymmetric weights cannot be compared by this version")),
+        Some(at) => {
+            Err(Error::input("offset-not-zero", "a weight has offsets, which no symmetric scheme has")
+                .file(&files.checkpoint.files[tensor.file as usize].name)
+                .tensor(&tensor.name)
+                .expected("zeros")
+                .found(format!("other bytes at {at}"))
+                .fix("asymmetric weights cannot be compared by this version"))
+        }
     }
 }

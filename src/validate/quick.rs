@@ -49,7 +49,11 @@ pub fn quick(dir: &Path, plan: &Plan) -> Result<()> {
     if artifact.tensors.len() != plan.outputs.len() {
         let known: std::collections::BTreeSet<&str> = plan.outputs.iter().map(|o| o.name.as_ref()).collect();
         let extra = artifact.tensors.iter().find(|t| !known.contains(t.name.as_ref()));
-        return Err(differs(extra.map_or("", |t| &t.name), "no such tensor".to_owned(), "a tensor".to_owned()));
+        return Err(differs(
+            extra.map_or("", |t| &t.name),
+            "no such tensor".to_owned(),
+            "a tensor".to_owned(),
+        ));
     }
     Ok(())
 }

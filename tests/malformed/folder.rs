@@ -14,9 +14,7 @@ fn code_soon(path: &Path) -> String {
     let (send, receive) = std::sync::mpsc::channel();
     let path: PathBuf = path.into();
     std::thread::spawn(move || send.send(code(&path)));
-    receive
-        .recv_timeout(Duration::from_secs(20))
-        .expect("opening the folder hangs or panics")
+    receive.recv_timeout(Duration::from_secs(20)).expect("opening the folder hangs or panics")
 }
 
 fn fifo(path: &Path) {
@@ -26,18 +24,11 @@ fn fifo(path: &Path) {
 #[test]
 fn special_files_are_refused_and_never_block() {
     let good = bytes_file(&["a"]);
-    for name in [
-        "model.safetensors",
-        "config.json",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "stray",
-    ] {
-        let files: Vec<(&str, &[u8])> = if name == "model.safetensors" {
-            vec![]
-        } else {
-            vec![("model.safetensors", &good)]
-        };
+    for name in
+        ["model.safetensors", "config.json", "model.safetensors.index.json", "tokenizer.json", "stray"]
+    {
+        let files: Vec<(&str, &[u8])> =
+            if name == "model.safetensors" { vec![] } else { vec![("model.safetensors", &good)] };
         let dir = folder_of(&files);
         fifo(&dir.path().join(name));
         assert_eq!(code_soon(dir.path()), "special-file", "FIFO {name}");
@@ -51,10 +42,7 @@ fn special_files_are_refused_and_never_block() {
         std::fs::create_dir(dir.path().join(name)).unwrap();
         assert_eq!(code(dir.path()), "not-a-file", "folder {name}");
     }
-    let dir = folder_of(&[(
-        "model.safetensors.index.json",
-        br#"{"weight_map":{"a":"x.safetensors"}}"#,
-    )]);
+    let dir = folder_of(&[("model.safetensors.index.json", br#"{"weight_map":{"a":"x.safetensors"}}"#)]);
     std::fs::create_dir(dir.path().join("x.safetensors")).unwrap();
     assert_eq!(code(dir.path()), "not-a-file");
     // A folder of another name is listed, not entered.
@@ -71,10 +59,7 @@ fn a_fifo_that_replaces_a_shard_does_not_block() {
     let source = SourceDir::open(dir.path()).unwrap();
     std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     fifo(&dir.path().join("model.safetensors"));
-    assert_eq!(
-        source.open_file("model.safetensors").unwrap_err().code(),
-        "special-file"
-    );
+    assert_eq!(source.open_file("model.safetensors").unwrap_err().code(), "special-file");
 }
 
 #[test]
@@ -127,10 +112,7 @@ fn a_hub_cache_is_read() {
     symlink(&snapshot, &link).unwrap();
     let c = Checkpoint::open(&link).unwrap();
     assert_eq!(c.tensors.len(), 1);
-    assert_eq!(
-        c.open_data_file(0).unwrap().len(),
-        bytes_file(&["a"]).len() as u64
-    );
+    assert_eq!(c.open_data_file(0).unwrap().len(), bytes_file(&["a"]).len() as u64);
     assert_eq!(code(&snapshot.join("../../snapshots/rev")), "ok");
 }
 
@@ -190,37 +172,15 @@ fn names_are_one_component() {
     let dir = folder_of(&[("a.json", b"{}")]);
     std::fs::create_dir(dir.path().join("sub")).unwrap();
     let source = SourceDir::open(dir.path()).unwrap();
-    for name in [
-        "",
-        ".",
-        "..",
-        "../x",
-        "/etc/hostname",
-        "./a.json",
-        "sub/x",
-        "a.json/",
-        "a\0b",
-        "a\\b",
-        "a\nb",
-    ] {
-        assert_eq!(
-            source.open_file(name).unwrap_err().code(),
-            "file-name",
-            "{name:?}"
-        );
+    for name in
+        ["", ".", "..", "../x", "/etc/hostname", "./a.json", "sub/x", "a.json/", "a\0b", "a\\b", "a\nb"]
+    {
+        assert_eq!(source.open_file(name).unwrap_err().code(), "file-name", "{name:?}");
     }
     assert_eq!(source.open_file("sub").unwrap_err().code(), "not-a-file");
     assert_eq!(source.open_file("b.json").unwrap_err().code(), "not-found");
     assert_eq!(source.names().unwrap(), ["a.json", "sub"]);
-    assert_eq!(
-        source
-            .open_file("a.json")
-            .unwrap()
-            .read_to_end(1)
-            .unwrap_err()
-            .code(),
-        "file-too-big"
-    );
+    assert_eq!(source.open_file("a.json").unwrap().read_to_end(1).unwrap_err().code(), "file-too-big");
     assert_eq!(source.open_file("a.json").unwrap().read_to_end(2).unwrap(), b"{}");
 }
 
@@ -251,10 +211,7 @@ fn a_stamp_notices_change() {
     let file = source.open_file("a.json").unwrap();
     assert_eq!(file.restat().unwrap(), file.stamp());
     let text = serde_json::to_string(&file.stamp()).unwrap();
-    assert_eq!(
-        serde_json::from_str::<silicast::io::source::Stamp>(&text).unwrap(),
-        file.stamp()
-    );
+    assert_eq!(serde_json::from_str::<silicast::io::source::Stamp>(&text).unwrap(), file.stamp());
     std::fs::write(dir.path().join("a.json"), "{ }").unwrap();
     assert_ne!(file.restat().unwrap(), file.stamp());
 }

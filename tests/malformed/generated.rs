@@ -22,34 +22,21 @@ fn ours(file: &[u8]) -> Result<Header> {
 fn compare(file: &[u8]) -> bool {
     let started = Instant::now();
     let result = ours(file);
-    assert!(
-        started.elapsed() < Duration::from_secs(1),
-        "slow: {} bytes",
-        file.len()
-    );
+    assert!(started.elapsed() < Duration::from_secs(1), "slow: {} bytes", file.len());
     let Ok(header) = result else { return false };
     let official = SafeTensors::deserialize(file);
     let official = match official {
         Ok(official) => official,
-        Err(e) => panic!(
-            "accepted what the official reader refuses ({e}): {}",
-            String::from_utf8_lossy(file)
-        ),
+        Err(e) => {
+            panic!("accepted what the official reader refuses ({e}): {}", String::from_utf8_lossy(file))
+        }
     };
     assert_eq!(header.entries.len(), official.len());
     for entry in &header.entries {
         let view = official.tensor(&entry.name).unwrap();
         assert_eq!(view.data().len() as u64, entry.end - entry.start);
-        assert!(
-            view.shape()
-                .iter()
-                .map(|d| *d as u64)
-                .eq(entry.shape.iter().copied())
-        );
-        assert_eq!(
-            Some(view.dtype().to_string().as_str()),
-            entry.dtype.safetensors_name()
-        );
+        assert!(view.shape().iter().map(|d| *d as u64).eq(entry.shape.iter().copied()));
+        assert_eq!(Some(view.dtype().to_string().as_str()), entry.dtype.safetensors_name());
     }
     true
 }
@@ -71,28 +58,14 @@ impl Random {
 fn valid(seed: u64) -> Vec<u8> {
     use safetensors::Dtype::*;
     let mut random = Random(seed);
-    let kinds = [
-        (F8_E4M3, 1),
-        (F32, 4),
-        (BF16, 2),
-        (I8, 1),
-        (F8_E8M0, 1),
-        (U8, 1),
-        (I64, 8),
-        (BOOL, 1),
-    ];
+    let kinds = [(F8_E4M3, 1), (F32, 4), (BF16, 2), (I8, 1), (F8_E8M0, 1), (U8, 1), (I64, 8), (BOOL, 1)];
     let mut tensors = Vec::new();
     for i in 0..8 {
         let (dtype, size) = kinds[(random.next() % 8) as usize];
         let shape = vec![(random.next() % 4) as usize, (random.next() % 5) as usize];
         let data = vec![random.next() as u8 & 1; shape.iter().product::<usize>() * size];
         let name = ["weight", "weight_scale_inv", "bias"][(random.next() % 3) as usize];
-        tensors.push((
-            format!("model.layers.{i}.mlp.down_proj.{name}"),
-            dtype,
-            shape,
-            data,
-        ));
+        tensors.push((format!("model.layers.{i}.mlp.down_proj.{name}"), dtype, shape, data));
     }
     let views = tensors
         .iter()
@@ -126,9 +99,7 @@ fn no_mutation_panics_or_is_accepted_too_easily() {
             check(&mutated(0));
             check(&mutated(b' '));
             check(&mutated(random.next() as u8));
-            check(&mutated(
-                b"0123456789-.eE,:[]{}\"\\"[(random.next() % 22) as usize],
-            ));
+            check(&mutated(b"0123456789-.eE,:[]{}\"\\"[(random.next() % 22) as usize]));
             let mut removed = file.clone();
             removed.remove(at);
             check(&removed);
@@ -167,10 +138,7 @@ fn mutated_json_beside_the_weights_does_not_panic() {
         .iter()
         .map(|n| format!("\"{n}\":\"m.safetensors\""))
         .collect();
-    let index = format!(
-        "{{\"metadata\":{{\"total_size\":1}},\"weight_map\":{{{}}}}}",
-        names.join(",")
-    );
+    let index = format!("{{\"metadata\":{{\"total_size\":1}},\"weight_map\":{{{}}}}}", names.join(","));
     let mut random = Random(11);
     let mut mutate = |bytes: &[u8]| {
         let mut bytes = bytes.to_vec();
@@ -189,11 +157,7 @@ fn mutated_json_beside_the_weights_does_not_panic() {
     let (mut refused, mut tried) = (0, 0);
     for _ in 0..1500 {
         std::fs::write(dir.path().join("config.json"), mutate(config)).unwrap();
-        std::fs::write(
-            dir.path().join("model.safetensors.index.json"),
-            mutate(index.as_bytes()),
-        )
-        .unwrap();
+        std::fs::write(dir.path().join("model.safetensors.index.json"), mutate(index.as_bytes())).unwrap();
         refused += u32::from(code(dir.path()) != "ok");
         tried += 1;
     }
@@ -269,17 +233,10 @@ fn json_bombs_are_refused_quickly() {
         format!("{{\"a\":{{\"shape\":[{}0]}}}}", "1,".repeat(5_000_000)),
         format!("{{\"{}\":1}}", "n".repeat(10_000_000)),
         format!("{{\"a\":{{\"dtype\":\"{}\"}}}}", "F".repeat(10_000_000)),
-        format!(
-            "{{\"__metadata__\":{{{}\"z\":\"\"}}}}",
-            "\"k\":\"v\",".repeat(1_000_000)
-        ),
+        format!("{{\"__metadata__\":{{{}\"z\":\"\"}}}}", "\"k\":\"v\",".repeat(1_000_000)),
     ] {
         let e = header::parse(text.as_bytes(), 0, &mut Shapes::default()).unwrap_err();
         assert!(e.to_string().len() < 3000, "{}", e.code());
     }
-    assert!(
-        started.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }

@@ -37,12 +37,7 @@ fn good_indexes() {
     assert_eq!(with_index(&map(&[("a", "1"), ("b", "1"), ("c", "2")])), "ok");
     assert_eq!(with_index(&map(&[("c", "2"), ("b", "1"), ("a", "1")])), "ok");
     let good = map(&[("a", "1"), ("b", "1"), ("c", "2")]);
-    for metadata in [
-        "{}",
-        "null",
-        r#"{"total_size":3}"#,
-        r#"{"total_size":3.0,"total_parameters":3}"#,
-    ] {
+    for metadata in ["{}", "null", r#"{"total_size":3}"#, r#"{"total_size":3.0,"total_parameters":3}"#] {
         assert_eq!(
             with_index(&good.replacen('{', &format!(r#"{{"metadata":{metadata},"#), 1)),
             "ok",
@@ -63,73 +58,29 @@ fn bad_indexes() {
         ("null", "null".into(), "index-json"),
         ("cut", good[..good.len() - 3].into(), "index-json"),
         ("trailing garbage", format!("{good}x"), "index-json"),
-        (
-            "NaN",
-            r#"{"metadata":{"total_size":NaN},"weight_map":{}}"#.into(),
-            "index-json",
-        ),
-        (
-            "huge number",
-            r#"{"metadata":{"total_size":1e999},"weight_map":{}}"#.into(),
-            "index-json",
-        ),
+        ("NaN", r#"{"metadata":{"total_size":NaN},"weight_map":{}}"#.into(), "index-json"),
+        ("huge number", r#"{"metadata":{"total_size":1e999},"weight_map":{}}"#.into(), "index-json"),
         ("deep nesting", deep, "index-json"),
-        (
-            "many root keys",
-            format!("{{{many_keys}\"weight_map\":{{}}}}"),
-            "index-json",
-        ),
-        (
-            "metadata is a list",
-            r#"{"metadata":[],"weight_map":{}}"#.into(),
-            "index-json",
-        ),
+        ("many root keys", format!("{{{many_keys}\"weight_map\":{{}}}}"), "index-json"),
+        ("metadata is a list", r#"{"metadata":[],"weight_map":{}}"#.into(), "index-json"),
         (
             "total_size twice",
             r#"{"metadata":{"total_size":3,"total_size":3},"weight_map":{}}"#.into(),
             "index-json",
         ),
         ("no weight_map", "{}".into(), "index-weight-map"),
-        (
-            "weight_map is a list",
-            r#"{"weight_map":[]}"#.into(),
-            "index-json",
-        ),
-        (
-            "weight_map is null",
-            r#"{"weight_map":null}"#.into(),
-            "index-json",
-        ),
+        ("weight_map is a list", r#"{"weight_map":[]}"#.into(), "index-json"),
+        ("weight_map is null", r#"{"weight_map":null}"#.into(), "index-json"),
         (
             "weight_map twice",
             format!(r#"{},"weight_map":{{}}}}"#, &good[..good.len() - 1]),
             "index-duplicate",
         ),
-        (
-            "metadata twice",
-            format!(r#"{{"metadata":{{}},"metadata":{{}},{}"#, &good[1..]),
-            "index-duplicate",
-        ),
-        (
-            "unknown key twice",
-            format!(r#"{{"x":1,"x":1,{}"#, &good[1..]),
-            "index-duplicate",
-        ),
-        (
-            "value is a number",
-            r#"{"weight_map":{"a":1}}"#.into(),
-            "index-json",
-        ),
-        (
-            "value is null",
-            r#"{"weight_map":{"a":null}}"#.into(),
-            "index-json",
-        ),
-        (
-            "value is a list",
-            r#"{"weight_map":{"a":["x"]}}"#.into(),
-            "index-json",
-        ),
+        ("metadata twice", format!(r#"{{"metadata":{{}},"metadata":{{}},{}"#, &good[1..]), "index-duplicate"),
+        ("unknown key twice", format!(r#"{{"x":1,"x":1,{}"#, &good[1..]), "index-duplicate"),
+        ("value is a number", r#"{"weight_map":{"a":1}}"#.into(), "index-json"),
+        ("value is null", r#"{"weight_map":{"a":null}}"#.into(), "index-json"),
+        ("value is a list", r#"{"weight_map":{"a":["x"]}}"#.into(), "index-json"),
         (
             "tensor twice, one shard",
             map(&[("a", "1"), ("a", "1"), ("b", "1"), ("c", "2")]),
@@ -140,36 +91,12 @@ fn bad_indexes() {
             map(&[("a", "1"), ("a", "2"), ("b", "1"), ("c", "2")]),
             "index-duplicate",
         ),
-        (
-            "parent path",
-            map(&[("a", "../m-00001-of-00002.safetensors")]),
-            "index-shard-name",
-        ),
-        (
-            "deep parent path",
-            map(&[("a", "../../../etc/passwd.safetensors")]),
-            "index-shard-name",
-        ),
-        (
-            "absolute path",
-            map(&[("a", "/etc/x.safetensors")]),
-            "index-shard-name",
-        ),
-        (
-            "sub-folder",
-            map(&[("a", "sub/m.safetensors")]),
-            "index-shard-name",
-        ),
-        (
-            "dot path",
-            map(&[("a", "./m-00001-of-00002.safetensors")]),
-            "index-shard-name",
-        ),
-        (
-            "backslashes",
-            map(&[("a", r"..\\m.safetensors")]),
-            "index-shard-name",
-        ),
+        ("parent path", map(&[("a", "../m-00001-of-00002.safetensors")]), "index-shard-name"),
+        ("deep parent path", map(&[("a", "../../../etc/passwd.safetensors")]), "index-shard-name"),
+        ("absolute path", map(&[("a", "/etc/x.safetensors")]), "index-shard-name"),
+        ("sub-folder", map(&[("a", "sub/m.safetensors")]), "index-shard-name"),
+        ("dot path", map(&[("a", "./m-00001-of-00002.safetensors")]), "index-shard-name"),
+        ("backslashes", map(&[("a", r"..\\m.safetensors")]), "index-shard-name"),
         ("drive", map(&[("a", r"C:\\m.safetensors")]), "index-shard-name"),
         ("NUL", map(&[("a", r"m\u0000.safetensors")]), "index-shard-name"),
         ("newline", map(&[("a", r"m\n.safetensors")]), "index-shard-name"),
@@ -177,21 +104,9 @@ fn bad_indexes() {
         ("dots", map(&[("a", "..")]), "index-shard-name"),
         ("device", map(&[("a", "/dev/zero")]), "index-shard-name"),
         ("pickle", map(&[("a", "pytorch_model.bin")]), "index-shard-name"),
-        (
-            "upper-case suffix",
-            map(&[("a", "m.SAFETENSORS")]),
-            "index-shard-name",
-        ),
-        (
-            "too long",
-            map(&[("a", &format!("{}.safetensors", "x".repeat(300)))]),
-            "index-shard-name",
-        ),
-        (
-            "url",
-            map(&[("a", "https://example.com/m.safetensors")]),
-            "index-shard-name",
-        ),
+        ("upper-case suffix", map(&[("a", "m.SAFETENSORS")]), "index-shard-name"),
+        ("too long", map(&[("a", &format!("{}.safetensors", "x".repeat(300)))]), "index-shard-name"),
+        ("url", map(&[("a", "https://example.com/m.safetensors")]), "index-shard-name"),
         (
             "missing shard",
             map(&[("a", "1"), ("b", "1"), ("c", "m-00003-of-00002.safetensors")]),
@@ -199,11 +114,7 @@ fn bad_indexes() {
         ),
         ("tensor name with ..", map(&[("../a", "1")]), "index-tensor-name"),
         ("empty tensor name", map(&[("", "1")]), "index-tensor-name"),
-        (
-            "control character in a tensor name",
-            map(&[(r"a\u0007", "1")]),
-            "index-tensor-name",
-        ),
+        ("control character in a tensor name", map(&[(r"a\u0007", "1")]), "index-tensor-name"),
         (
             "tensor not in any shard",
             map(&[("a", "1"), ("b", "1"), ("c", "2"), ("d", "2")]),
@@ -214,26 +125,10 @@ fn bad_indexes() {
             map(&[("A", "1"), ("a", "1"), ("b", "1"), ("c", "2")]),
             "index-tensor-missing",
         ),
-        (
-            "tensor not listed",
-            map(&[("a", "1"), ("c", "2")]),
-            "index-tensor-unlisted",
-        ),
-        (
-            "wrong shard",
-            map(&[("a", "2"), ("b", "1"), ("c", "2")]),
-            "index-wrong-shard",
-        ),
-        (
-            "stale shard of the series",
-            map(&[("a", "1"), ("b", "1")]),
-            "shard-unlisted",
-        ),
-        (
-            "empty weight_map",
-            r#"{"weight_map":{}}"#.into(),
-            "index-weight-map",
-        ),
+        ("tensor not listed", map(&[("a", "1"), ("c", "2")]), "index-tensor-unlisted"),
+        ("wrong shard", map(&[("a", "2"), ("b", "1"), ("c", "2")]), "index-wrong-shard"),
+        ("stale shard of the series", map(&[("a", "1"), ("b", "1")]), "shard-unlisted"),
+        ("empty weight_map", r#"{"weight_map":{}}"#.into(), "index-weight-map"),
     ];
     for (what, index, expected) in &cases {
         assert_eq!(&with_index(index), expected, "{what}");
@@ -244,10 +139,7 @@ fn bad_indexes() {
 fn a_wrong_total_size_is_a_warning() {
     let dir = folder_of(&[
         ("model.safetensors", &bytes_file(&["a"])),
-        (
-            INDEX,
-            br#"{"metadata":{"total_size":2},"weight_map":{"a":"model.safetensors"}}"#,
-        ),
+        (INDEX, br#"{"metadata":{"total_size":2},"weight_map":{"a":"model.safetensors"}}"#),
     ]);
     let c = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(c.warnings.len(), 1, "{:?}", c.warnings);
@@ -259,29 +151,18 @@ fn files_beside_the_index() {
     let map = br#"{"weight_map":{"a":"x-1-of-1.safetensors"}}"#;
     let a = bytes_file(&["a"]);
     // Another series is left out with a warning; the name of a shard follows no rule.
-    let dir = folder_of(&[
-        ("x-1-of-1.safetensors", &a),
-        ("consolidated.safetensors", &a),
-        (INDEX, map),
-    ]);
+    let dir = folder_of(&[("x-1-of-1.safetensors", &a), ("consolidated.safetensors", &a), (INDEX, map)]);
     let c = Checkpoint::open(dir.path()).unwrap();
     assert_eq!((c.tensors.len(), c.warnings.len()), (1, 1), "{:?}", c.warnings);
     // Any single index counts, two are ambiguous.
-    let dir = folder_of(&[
-        ("x-1-of-1.safetensors", &a),
-        ("quant_model_weights.safetensors.index.json", map),
-    ]);
+    let dir = folder_of(&[("x-1-of-1.safetensors", &a), ("quant_model_weights.safetensors.index.json", map)]);
     assert_eq!(code(dir.path()), "ok");
     // A tensor after the last one that is listed.
     let ab = bytes_file(&["a", "b"]);
     let dir = folder_of(&[("x-1-of-1.safetensors", &ab), (INDEX, map)]);
     assert_eq!(code(dir.path()), "index-tensor-unlisted");
     let other = ("b.safetensors.index.json", map.as_slice());
-    let dir = folder_of(&[
-        ("x-1-of-1.safetensors", &a),
-        ("a.safetensors.index.json", map),
-        other,
-    ]);
+    let dir = folder_of(&[("x-1-of-1.safetensors", &a), ("a.safetensors.index.json", map), other]);
     assert_eq!(code(dir.path()), "index-ambiguous");
     let dir = folder_of(&[("x-1-of-1.safetensors", &a), (INDEX, map), other]);
     assert_eq!(code(dir.path()), "ok");
@@ -292,53 +173,22 @@ fn without_an_index() {
     let (a, b) = (bytes_file(&["a"]), bytes_file(&["b"]));
     let cases: Vec<Case<'_>> = vec![
         ("one file", vec![("model.safetensors", &a)], "ok"),
-        (
-            "two files",
-            vec![("x.safetensors", &a), ("y.safetensors", &b)],
-            "ok",
-        ),
-        (
-            "a tensor twice",
-            vec![("x.safetensors", &a), ("y.safetensors", &a)],
-            "duplicate-tensor",
-        ),
-        (
-            "a full series",
-            vec![("m-1-of-2.safetensors", &a), ("m-2-of-2.safetensors", &b)],
-            "ok",
-        ),
+        ("two files", vec![("x.safetensors", &a), ("y.safetensors", &b)], "ok"),
+        ("a tensor twice", vec![("x.safetensors", &a), ("y.safetensors", &a)], "duplicate-tensor"),
+        ("a full series", vec![("m-1-of-2.safetensors", &a), ("m-2-of-2.safetensors", &b)], "ok"),
         (
             "a series from zero",
-            vec![
-                ("m-00000-of-00002.safetensors", &a),
-                ("m-00001-of-00002.safetensors", &b),
-            ],
+            vec![("m-00000-of-00002.safetensors", &a), ("m-00001-of-00002.safetensors", &b)],
             "ok",
         ),
-        (
-            "a cut series",
-            vec![("m-00002-of-00002.safetensors", &a)],
-            "shard-missing",
-        ),
-        (
-            "an absurd series",
-            vec![("m-1-of-1000000.safetensors", &a)],
-            "shard-missing",
-        ),
-        (
-            "only another format",
-            vec![("consolidated.safetensors", &a)],
-            "ok",
-        ),
+        ("a cut series", vec![("m-00002-of-00002.safetensors", &a)], "shard-missing"),
+        ("an absurd series", vec![("m-1-of-1000000.safetensors", &a)], "shard-missing"),
+        ("only another format", vec![("consolidated.safetensors", &a)], "ok"),
         ("empty folder", vec![], "no-weights"),
         ("config only", vec![("config.json", b"{}")], "no-weights"),
         ("hidden file only", vec![(".model.safetensors", &a)], "no-weights"),
         ("pickles", vec![("pytorch_model.bin", b"x")], "pickle"),
-        (
-            "pickles .pth",
-            vec![("consolidated.00.pth", b"x"), ("config.json", b"{}")],
-            "pickle",
-        ),
+        ("pickles .pth", vec![("consolidated.00.pth", b"x"), ("config.json", b"{}")], "pickle"),
         ("pickles .pt", vec![("model.pt", b"x")], "pickle"),
         ("gguf", vec![("model-q4.gguf", b"GGUF")], "gguf"),
     ];
@@ -347,10 +197,7 @@ fn without_an_index() {
     }
     let dir = folder_of(&[("m-00002-of-00003.safetensors", &a)]);
     let e = Checkpoint::open(dir.path()).unwrap_err();
-    assert!(
-        e.file_name().unwrap().ends_with("m-00001-of-00003.safetensors"),
-        "{e}"
-    );
+    assert!(e.file_name().unwrap().ends_with("m-00001-of-00003.safetensors"), "{e}");
 }
 
 #[test]

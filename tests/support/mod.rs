@@ -3,5 +3,6 @@
 
 pub mod binary;
 pub mod inputs;
+pub mod model;
 pub mod oracle;
 pub mod tree;

@@ -25,9 +25,7 @@ const PROBE: &str = "import sys, platform\n\
 /// When there is no usable `python3` or the packages cannot be installed.
 pub fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON
-        .get_or_init(|| environment().unwrap_or_else(|why| panic!("no Python oracle: {why}")))
-        .clone()
+    PYTHON.get_or_init(|| environment().unwrap_or_else(|why| panic!("no Python oracle: {why}"))).clone()
 }
 
 /// Runs `fixtures/oracle/<script>` with `args` and returns what it printed.
@@ -86,22 +84,14 @@ fn environment() -> Result<PathBuf, String> {
     if partial.exists() {
         fs::remove_dir_all(&partial).map_err(io)?;
     }
-    run(
-        "making a virtual environment",
-        Command::new(interpreter).args(["-m", "venv"]).arg(&partial),
-    )
-    .map_err(|e| format!("{e}\nThe module venv with pip is needed (Debian: apt install python3-venv)."))?;
+    run("making a virtual environment", Command::new(interpreter).args(["-m", "venv"]).arg(&partial))
+        .map_err(|e| {
+            format!("{e}\nThe module venv with pip is needed (Debian: apt install python3-venv).")
+        })?;
     run(
         "installing the packages",
         Command::new(partial.join("bin/python"))
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-input",
-                "--disable-pip-version-check",
-            ])
+            .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
             .args(["--require-hashes", "--only-binary", ":all:", "-r"])
             .arg(&requirements),
     )
@@ -130,21 +120,12 @@ fn interpreter() -> Result<(&'static str, String), String> {
 }
 
 fn run(what: &str, command: &mut Command) -> Result<(), String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .output()
-        .map_err(|e| format!("{what}: {command:?}: {e}"))?;
+    let Output { status, stdout, stderr } =
+        command.output().map_err(|e| format!("{what}: {command:?}: {e}"))?;
     if status.success() {
         return Ok(());
     }
-    Err(format!(
-        "{what}: {command:?} failed ({status})\n{}{}",
-        text(&stdout),
-        text(&stderr)
-    ))
+    Err(format!("{what}: {command:?} failed ({status})\n{}{}", text(&stdout), text(&stderr)))
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -21,11 +21,7 @@ pub(super) const MLA: &[Module] = &[
 pub(super) const INDEXER: &[Module] = &[
     ("self_attn.indexer.wq_b", Kind::IndexerWqB, Scope::Dense),
     ("self_attn.indexer.wk", Kind::IndexerWk, Scope::Dense),
-    (
-        "self_attn.indexer.weights_proj",
-        Kind::IndexerWeights,
-        Scope::Dense,
-    ),
+    ("self_attn.indexer.weights_proj", Kind::IndexerWeights, Scope::Dense),
     ("self_attn.indexer.k_norm", Kind::IndexerNorm, Scope::Dense),
 ];
 

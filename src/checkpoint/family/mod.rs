@@ -53,10 +53,8 @@ const QKV: &[Module] = &[
 ];
 
 /// Norms of query and key.
-const QK_NORM: &[Module] = &[
-    ("self_attn.q_norm", Kind::Norm, Scope::Dense),
-    ("self_attn.k_norm", Kind::Norm, Scope::Dense),
-];
+const QK_NORM: &[Module] =
+    &[("self_attn.q_norm", Kind::Norm, Scope::Dense), ("self_attn.k_norm", Kind::Norm, Scope::Dense)];
 
 /// Routed experts with `mlp.experts.{e}.`.
 const EXPERTS: &[Module] = &[
@@ -142,25 +140,15 @@ impl Family {
     /// `model_type`, by `architectures`.
     pub fn detect(config: &Config) -> Family {
         let types = [config.model_type(), config.text_model_type()];
-        let by_type = types
-            .iter()
-            .flatten()
-            .find_map(|t| TABLES.iter().find(|f| f.model_types.contains(t)));
+        let by_type = types.iter().flatten().find_map(|t| TABLES.iter().find(|f| f.model_types.contains(t)));
         let by_architecture = || {
             if types[0].is_some() {
                 return None;
             }
-            config
-                .architectures()
-                .iter()
-                .find_map(|a| TABLES.iter().find(|f| f.architectures.contains(a)))
+            config.architectures().iter().find_map(|a| TABLES.iter().find(|f| f.architectures.contains(a)))
         };
         let table = by_type.or_else(by_architecture).copied().unwrap_or(&UNKNOWN);
-        Family {
-            id: table.id,
-            layers: config.num_hidden_layers(),
-            table,
-        }
+        Family { id: table.id, layers: config.num_hidden_layers(), table }
     }
 
     /// Whether layers from `num_hidden_layers` on hold multi-token prediction.
@@ -187,12 +175,8 @@ impl Family {
             role.kind = Kind::Multimodal;
             return role;
         }
-        let index = |text: &str| {
-            text.bytes()
-                .all(|c| c.is_ascii_digit())
-                .then(|| text.parse().ok())
-                .flatten()
-        };
+        let index =
+            |text: &str| text.bytes().all(|c| c.is_ascii_digit()).then(|| text.parse().ok()).flatten();
         let mut start = parts.len().min(parts.iter().take_while(|p| is_prefix(p)).count());
         if let Some(at) = parts.iter().position(|p| *p == "layers")
             && let Some(layer) = parts.get(at + 1).and_then(|t| index(t))
@@ -217,13 +201,8 @@ impl Family {
                 path.push_str(part);
             }
         }
-        if let Some((_, kind, scope)) = self
-            .table
-            .modules
-            .iter()
-            .copied()
-            .flatten()
-            .find(|(m, ..)| *m == path)
+        if let Some((_, kind, scope)) =
+            self.table.modules.iter().copied().flatten().find(|(m, ..)| *m == path)
         {
             role.kind = *kind;
             role.scope = *scope;

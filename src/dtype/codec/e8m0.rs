@@ -77,17 +77,7 @@ mod tests {
         for x in [0.0, -0.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
             assert_eq!((e8m0_nearest(x), e8m0_up(x)), (NAN, NAN), "{x}");
         }
-        assert_eq!(
-            (saturating(0.0), saturating(f32::INFINITY), saturating(f32::MAX)),
-            (0, 0xFE, 0xFE)
-        );
-        assert_eq!(
-            (
-                saturating(-1.0),
-                saturating(f32::NEG_INFINITY),
-                saturating(f32::NAN)
-            ),
-            (NAN, NAN, NAN)
-        );
+        assert_eq!((saturating(0.0), saturating(f32::INFINITY), saturating(f32::MAX)), (0, 0xFE, 0xFE));
+        assert_eq!((saturating(-1.0), saturating(f32::NEG_INFINITY), saturating(f32::NAN)), (NAN, NAN, NAN));
     }
 }

@@ -81,11 +81,7 @@ pub(super) fn encode(x: f32, saturate: bool) -> u32 {
         _ if a >= (127 - 23) << 23 => 1,
         _ => return 0,
     };
-    let magnitude = if magnitude == INFINITY && saturate {
-        MAX_FINITE
-    } else {
-        magnitude
-    };
+    let magnitude = if magnitude == INFINITY && saturate { MAX_FINITE } else { magnitude };
     magnitude | (bits >> 24) & 0x80
 }
 

@@ -61,9 +61,7 @@ pub fn f16_from_f32(x: f32) -> u16 {
     let a = bits & 0x7FFF_FFFF;
     // 0.5: its last place is 2^-24, the smallest subnormal of binary16.
     let small = (f32::from_bits(a) + 0.5).to_bits().wrapping_sub(0x3F00_0000);
-    let normal = ((a + 0xFFF + ((a >> 13) & 1)) >> 13)
-        .wrapping_sub(112 << 10)
-        .min(0x7C00);
+    let normal = ((a + 0xFFF + ((a >> 13) & 1)) >> 13).wrapping_sub(112 << 10).min(0x7C00);
     let finite = if a < 0x3880_0000 { small } else { normal };
     let quiet = 0x7E00 | ((a >> 13) & 0x1FF);
     let magnitude = if a > 0x7F80_0000 { quiet } else { finite };
@@ -142,10 +140,7 @@ mod tests {
             for other in [code.wrapping_sub(1), code + 1] {
                 if other & 0x80 == code & 0x80 && other & 0x7F != 0x7F {
                     let d = distance(other);
-                    assert!(
-                        best < d || (best == d && code & 1 == 0),
-                        "{x}: {code:#x} or {other:#x}"
-                    );
+                    assert!(best < d || (best == d && code & 1 == 0), "{x}: {code:#x} or {other:#x}");
                 }
             }
         }
@@ -184,15 +179,7 @@ mod tests {
             assert_eq!(e8m0_from_pow2(f32::from_bits(x.to_bits() - 1)), None);
         }
         assert!(f32_from_e8m0(255).is_nan());
-        for x in [
-            0.0,
-            -0.0,
-            3.0,
-            f32::INFINITY,
-            f32::NAN,
-            f32::from_bits(1),
-            f32::from_bits(0x20_0000),
-        ] {
+        for x in [0.0, -0.0, 3.0, f32::INFINITY, f32::NAN, f32::from_bits(1), f32::from_bits(0x20_0000)] {
             assert_eq!(e8m0_from_pow2(x), None, "{x:e}");
         }
     }

@@ -10,28 +10,16 @@ pub(super) struct Int {
 
 impl Int {
     pub(super) const fn signed(bits: u32) -> Self {
-        Self {
-            bits,
-            min: -(1 << (bits - 1)),
-            max: (1 << (bits - 1)) - 1,
-        }
+        Self { bits, min: -(1 << (bits - 1)), max: (1 << (bits - 1)) - 1 }
     }
 
     pub(super) const fn unsigned(bits: u32) -> Self {
-        Self {
-            bits,
-            min: 0,
-            max: (1 << bits) - 1,
-        }
+        Self { bits, min: 0, max: (1 << bits) - 1 }
     }
 
     /// A whole byte of which only 0 and 1 are written.
     pub(super) const fn boolean() -> Self {
-        Self {
-            bits: 8,
-            min: 0,
-            max: 1,
-        }
+        Self { bits: 8, min: 0, max: 1 }
     }
 
     const fn mask(self) -> u32 {
@@ -83,15 +71,9 @@ mod tests {
         assert_eq!(Int::unsigned(4).encode(-3.0), 0);
         assert_eq!(Int::unsigned(32).encode(f32::MAX), u32::MAX);
         assert_eq!(Int::signed(32).encode(f32::MIN), 0x8000_0000);
+        assert_eq!((i4.decode(0xF8), i4.decode(0x07), Int::signed(2).decode(2)), (-8.0, 7.0, -2.0));
         assert_eq!(
-            (i4.decode(0xF8), i4.decode(0x07), Int::signed(2).decode(2)),
-            (-8.0, 7.0, -2.0)
-        );
-        assert_eq!(
-            (
-                Int::signed(32).decode(u32::MAX),
-                Int::unsigned(32).decode(1 << 31)
-            ),
+            (Int::signed(32).decode(u32::MAX), Int::unsigned(32).decode(1 << 31)),
             (-1.0, 2_147_483_648.0)
         );
     }

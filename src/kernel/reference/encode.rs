@@ -9,11 +9,6 @@ pub const NORMALIZER_RANGE: [f32; 2] = [f32::from_bits((127 - 40) << 23), f32::f
 /// The largest E4M3FN value.
 const E4M3_MAX: f32 = 448.0;
 
-/// Whether `rule` makes scales and codes.
-pub fn supports(rule: Rule) -> bool {
-    rule != Rule::Given
-}
-
 /// The scale of a unit whose largest finite magnitude is `amax`; positive and finite.
 ///
 /// # Panics
@@ -63,11 +58,7 @@ pub fn encode(rule: Rule, x: f32, scale: f32) -> (u8, f32, bool) {
 
 /// An integer as an int8 code of at least `low`; a NaN gives 0.
 fn encode_int8(rounded: f32, low: f32) -> (u8, f32, bool) {
-    let q = if rounded.is_nan() {
-        0.0
-    } else {
-        rounded.clamp(low, 127.0)
-    };
+    let q = if rounded.is_nan() { 0.0 } else { rounded.clamp(low, 127.0) };
     // `q` may be −0, whose code is 0.
     (q as i8 as u8, q, q != rounded)
 }
@@ -76,9 +67,5 @@ fn encode_int8(rounded: f32, low: f32) -> (u8, f32, bool) {
 fn to_bf16(x: f32) -> f32 {
     const MAX: f32 = f32::from_bits(0x7F7F_0000);
     let rounded = f32_from_bf16(bf16_from_f32(x));
-    if x.is_finite() {
-        rounded.clamp(-MAX, MAX)
-    } else {
-        rounded
-    }
+    if x.is_finite() { rounded.clamp(-MAX, MAX) } else { rounded }
 }

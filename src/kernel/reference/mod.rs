@@ -3,7 +3,7 @@
 mod encode;
 mod value;
 
-pub use encode::{NORMALIZER_RANGE, encode, scale, supports};
+pub use encode::{NORMALIZER_RANGE, encode, scale};
 pub use value::{Element, element, first_fault};
 
 use super::stats::{LANES, Lanes, PIECE, Stats};
@@ -153,23 +153,13 @@ fn put(x: f32, normalizer: f32, index: usize, sink: &mut Sink<'_>) -> Outcome {
             };
             let counted = x.is_finite() && decoded.is_finite();
             let error = (x - decoded) / normalizer;
-            Outcome {
-                normalized,
-                error,
-                saturated: x.is_finite() && decoded.is_infinite(),
-                counted,
-            }
+            Outcome { normalized, error, saturated: x.is_finite() && decoded.is_infinite(), counted }
         }
         Sink::Quantize { rule, codes, .. } => {
             let (code, q, saturated) = encode(*rule, x, normalizer);
             codes[index] = code;
             let counted = x.is_finite();
-            Outcome {
-                normalized,
-                error: normalized - q,
-                saturated: saturated && counted,
-                counted,
-            }
+            Outcome { normalized, error: normalized - q, saturated: saturated && counted, counted }
         }
     }
 }

@@ -21,12 +21,7 @@ pub struct Element {
 pub fn element(values: &Values<'_>, row: usize, col: usize, cols: usize) -> Element {
     let index = row * cols + col;
     let half = |bytes: &[u8]| u16::from_le_bytes([bytes[index * 2], bytes[index * 2 + 1]]);
-    let plain = |value, bits| Element {
-        value,
-        bits,
-        scale: None,
-        code_is_not_zero: value != 0.0,
-    };
+    let plain = |value, bits| Element { value, bits, scale: None, code_is_not_zero: value != 0.0 };
     match *values {
         Values::Bf16(bytes) => plain(f32_from_bf16(half(bytes)), half(bytes).into()),
         Values::F16(bytes) => plain(f32_from_f16(half(bytes)), half(bytes).into()),
@@ -35,13 +30,7 @@ pub fn element(values: &Values<'_>, row: usize, col: usize, cols: usize) -> Elem
             let bits = u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
             plain(f32::from_bits(bits), bits)
         }
-        Values::Scaled {
-            element,
-            codes,
-            scales,
-            block_rows,
-            block_cols,
-        } => {
+        Values::Scaled { element, codes, scales, block_rows, block_cols } => {
             let code = codes[index];
             let scale = scales[row / block_rows * cols.div_ceil(block_cols) + col / block_cols];
             let unscaled = code_value(element, code);
