@@ -133,15 +133,7 @@ mod tests {
         }
         for i in 0..1u32 << 20 {
             let x = f32::from_bits(i.wrapping_mul(0x9E37_79B1));
-<<<<<<< HEAD
-            assert_eq!(
-                E4M3.encode(x, false),
-                u32::from(hot::e4m3_from_f32_clamped(x)),
-                "{x:e}"
-            );
-=======
             assert_eq!(E4M3.encode(x, false), u32::from(hot::e4m3_from_f32_clamped(x)), "{x:e}");
->>>>>>> main
             if !x.is_nan() {
                 assert_eq!(F16.encode(x, false), u32::from(hot::f16_from_f32(x)), "{x:e}");
             }
