@@ -4,20 +4,13 @@
 
 mod support;
 
-use silicast::checkpoint::Checkpoint;
-use silicast::exec::{self, Job, Progress, Slice};
 use silicast::io::lock::RunLock;
 use silicast::io::output::OutputDir;
-use silicast::kernel::{Isa, Policy};
-use silicast::passes::{self, Context};
-use silicast::plan::recipe::{NanPolicy, ResolvedRecipe};
-use silicast::plan::{Header, Plan, printer};
-use silicast::targets::Target;
+use silicast::kernel::Isa;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use support::binary::{Ran, command, convert_args, convert_with, finish, silicast, start};
 use support::{inputs, tree};
 use xtask::rng::SplitMix64;
@@ -54,7 +47,7 @@ fn threads_memory_and_instruction_set_do_not_change_bytes() {
         for (jobs, memory) in [("1", "64MiB"), ("2", "1GiB"), ("8", "64MiB"), ("8", "1GiB"), ("512", "64MiB")] {
             for isa in Isa::available() {
                 let out = root.path().join("out");
-                let args = convert_with(&source, &out, target, scheme, &["--jobs", jobs, "--memory", memory]);
+                let args = convert_with(&source, &out, target, scheme, &["--jobs", jobs, "--memory", memory, "--shard-size", "1MB"]);
                 convert(isa, &args).expect(0);
                 digests.insert(tree::digest(&out));
                 fs::remove_dir_all(&out).unwrap();
@@ -142,13 +135,14 @@ fn slices_in_any_order_give_the_bytes_of_one_run() {
     let root = tempfile::tempdir().unwrap();
     let source = inputs::fixture(root.path(), "deepseek-v3");
     let reference = root.path().join("reference");
-    silicast(convert_args(&source, &reference, "vllm", "FP8_BLOCK")).expect(0);
+    silicast(convert_with(&source, &reference, "vllm", "FP8_BLOCK", &["--shard-size", "1MB"])).expect(0);
     let isas = Isa::available();
     for (round, order) in [[1, 2, 3], [3, 1, 2], [2, 3, 1], [3, 2, 1]].into_iter().enumerate() {
         let out = root.path().join(format!("out{round}"));
         let args = |i: usize| {
             let slice = format!("{i}/3");
-            convert_with(&source, &out, "vllm", "FP8_BLOCK", &["--slice", &slice, "--jobs", ["1", "8", "2"][i - 1]])
+            let jobs = ["1", "8", "2"][i - 1];
+            convert_with(&source, &out, "vllm", "FP8_BLOCK", &["--shard-size", "1MB", "--slice", &slice, "--jobs", jobs])
         };
         convert(isas[round % isas.len()], &args(order[0])).expect(0);
         finalize(&out).expect(4).says(&[&format!("slice {}/3", order[1].min(order[2])), "fix:"]);
@@ -216,96 +210,41 @@ fn a_second_run_on_an_output_in_work_is_refused_at_once() {
     finalize(&out).expect(0);
 }
 
-struct Silent;
-
-impl Progress for Silent {
-    fn begin(&self, _: u64, _: u64) {}
-    fn advance(&self, _: u64, _: u64) {}
-}
-
-/// The shard limit of the shipped targets is 4 GiB. With a small one, slices really share the output shards: run
-/// through the library, side by side, joined by the binary.
+/// Many output shards, dealt to processes that run at the same time.
 #[test]
 fn slices_of_many_shards_run_side_by_side() {
     let root = tempfile::tempdir().unwrap();
     let source = inputs::fixture(root.path(), "deepseek-v3.2");
-    let checkpoint = Checkpoint::open(&source).unwrap();
-    let mut target = Target::find("ascend-910b").unwrap().clone();
-    target.shard_bytes = 300_000;
-    let preset = target.preset(None).unwrap();
-    let engine = target.engine().unwrap();
-    let recipe = ResolvedRecipe {
-        target: target.id.clone(),
-        engine: engine.name().to_owned(),
-        scheme: preset.name.clone(),
-        include: Vec::new(),
-        ignore: Vec::new(),
-        nan: NanPolicy::Error,
-        allow_code_files: false,
+    let args = |out: &Path, more: &[&str]| {
+        let mut args = convert_with(&source, out, "ascend-910b", "W8A8_DYNAMIC", &["--shard-size", "300kB"]);
+        args.extend(more.iter().map(OsString::from));
+        args
     };
-    let header = Header {
-        target: recipe.target.clone(),
-        engine: recipe.engine.clone(),
-        scheme: recipe.scheme.clone(),
-        family: checkpoint.family.id.to_owned(),
-        recipe: recipe.to_json(),
-    };
-    let mut plan = Plan::identity(&checkpoint, header);
-    let cx = Context { checkpoint: &checkpoint, target: &target, preset, engine, recipe: &recipe };
-    passes::run(&mut plan, &cx, None).unwrap();
-    silicast::artifact::side::plan_side_files(&mut plan, &checkpoint, preset, engine, false);
-    assert!(plan.shards.len() > 8, "{} shards", plan.shards.len());
-    let digest = printer::digest(&plan);
-
-    let run = |out: &Path, slice: Slice, jobs: usize| {
-        let (dir, _) = OutputDir::create_or_open(&partial(out)).unwrap();
-        let _lock = RunLock::slice(&dir, slice.index(), slice.count()).unwrap();
-        let (journal, entries) = exec::begin(&dir, &checkpoint, &digest, Some(slice)).unwrap();
-        silicast::artifact::side::write_side_files(&dir, &plan, &checkpoint, preset, engine).unwrap();
-        let patch = silicast::artifact::side::config_patch(&plan, &checkpoint, preset, engine);
-        silicast::artifact::side::write_config_patch(&dir, &patch).unwrap();
-        exec::run(&Job {
-            checkpoint: &checkpoint,
-            plan: &plan,
-            digest: &digest,
-            dir: &dir,
-            journal: &journal,
-            entries: &entries,
-            slice: Some(slice),
-            budget: 64 << 20,
-            jobs,
-            policy: Policy { keep_non_finite: false },
-            sha256: false,
-            interrupt: &AtomicBool::new(false),
-            progress: &Silent,
-        })
-        .unwrap()
-        .written
-    };
-    let mut digests = BTreeSet::new();
-    for count in [1u32, 2, 3, 5] {
+    let whole = root.path().join("whole");
+    silicast(args(&whole, &[])).expect(0);
+    let shards = tree::names(&whole).iter().filter(|n| n.ends_with(".safetensors")).count();
+    assert!(shards > 8, "{shards} shards");
+    for count in [2usize, 3, 5] {
         let out = root.path().join(format!("out{count}"));
         let written: Vec<u64> = std::thread::scope(|scope| {
             let workers: Vec<_> = (1..=count)
                 .map(|index| {
-                    let (run, out) = (&run, &out);
-                    scope.spawn(move || run(out, Slice::new(index, count).unwrap(), 1 + index as usize))
+                    let args = args(&out, &["--json", "--slice", &format!("{index}/{count}"), "--jobs", &index.to_string()]);
+                    scope.spawn(move || silicast(args).expect(0).json()["written_bytes"].as_u64().unwrap())
                 })
                 .collect();
             workers.into_iter().map(|w| w.join().unwrap()).collect()
         });
-        assert_eq!(written.iter().sum::<u64>(), plan.output_bytes());
         assert!(written.iter().all(|bytes| *bytes > 0), "every slice has work: {written:?}");
         finalize(&out).expect(0);
         silicast([OsStr::new("verify"), out.as_os_str()]).expect(0);
-        digests.insert(tree::digest(&out));
+        tree::assert_equal(&whole, &out);
     }
-    assert_eq!(digests.len(), 1);
     // The tensors are those of the artifact with one shard.
-    let whole = root.path().join("whole");
-    silicast(convert_args(&source, &whole, "ascend-910b", "W8A8_DYNAMIC")).expect(0);
+    let single = root.path().join("single");
+    silicast(convert_args(&source, &single, "ascend-910b", "W8A8_DYNAMIC")).expect(0);
     let data = |dir: &Path| -> BTreeMap<String, Vec<u8>> {
         inputs::read_model(dir).into_iter().map(|(name, t)| (name, t.data)).collect()
     };
-    assert!(data(&whole) == data(&root.path().join("out3")));
+    assert!(data(&whole) == data(&single));
 }

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use support::binary::{convert_args, silicast};
+use support::binary::{convert_args, convert_with, silicast};
 use support::{inputs, oracle, tree};
 
 /// Targets with the schemes that are converted. Targets of one engine share code; each has at least its default here.
@@ -27,12 +27,20 @@ const CELLS: &[(&str, &[&str])] = &[
     ("vllm", &["W8A8", "W8A8_CT", "FP8_DYNAMIC", "FP8_BLOCK", "FP8_BLOCK_UE8M0", "BF16"]),
 ];
 
+/// Folder name of an artifact in shards of at most [`SHARD_BYTES`].
+const SHARDED: &str = "sharded";
+const SHARD_BYTES: u64 = 250_000;
+
 /// Runs the oracle over `jobs` (source, artifact, target, scheme) and returns what it printed.
 fn compare(list: &Path, jobs: &[(PathBuf, PathBuf, &str, &str)]) -> Result<String, String> {
     let lines: String = jobs
         .iter()
         .map(|(source, artifact, target, scheme)| {
-            format!("{}\n", json!({ "source": source, "artifact": artifact, "target": target, "scheme": scheme }))
+            let limit = if artifact.ends_with(SHARDED) { SHARD_BYTES } else { 4 << 30 };
+            let job = json!({
+                "source": source, "artifact": artifact, "target": target, "scheme": scheme, "shard_limit": limit,
+            });
+            format!("{job}\n")
         })
         .collect();
     fs::write(list, lines).unwrap();
@@ -96,6 +104,14 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
             open_officially(&out, &plan.json());
             jobs.push((source.clone(), out, *target, *scheme));
         }
+    }
+    for (target, scheme) in [("ascend-910b", "W8A8_DYNAMIC"), ("vllm", "FP8_BLOCK")] {
+        let out = root.join(format!("{fixture}-{target}")).join(SHARDED);
+        fs::create_dir(out.parent().unwrap()).unwrap();
+        silicast(convert_with(&source, &out, target, scheme, &["--shard-size", &SHARD_BYTES.to_string()])).expect(0);
+        let shards = tree::names(&out).iter().filter(|n| n.ends_with(".safetensors")).count();
+        assert!(shards > 3, "{fixture} has {shards} shards");
+        jobs.push((source.clone(), out, target, scheme));
     }
     let compared = compare(&root.join(format!("{fixture}.jobs")), &jobs);
     for (_, out, ..) in &jobs {

@@ -104,13 +104,18 @@ fn what_this_version_cannot_do_is_exit_3() {
         refused(&["inspect", dir.to_str().unwrap()], 3, &[file, says, "fix:"]);
     }
     // Readable, but in an encoding that cannot be decoded yet: inspect describes it, plan refuses and names it.
-    let dir = root.path().join("fnuz");
+    let dir = root.path().join("asymmetric");
     let name = "model.layers.0.self_attn.o_proj.weight";
     let config = json!({ "architectures": ["LlamaForCausalLM"], "model_type": "llama" });
-    inputs::write_model(&dir, &config, &[
-        inputs::tensor(name, Dtype::F8E4m3, &[4, 4], vec![0x38; 16]),
-        inputs::tensor("model.norm.weight", Dtype::Bf16, &[4], vec![0; 8]),
-    ]);
+    inputs::write_model(
+        &dir,
+        &config,
+        &[
+            inputs::tensor(name, Dtype::I8, &[4, 4], vec![1; 16]),
+            inputs::tensor(&format!("{name}_scale"), Dtype::F32, &[4, 1], vec![0; 16]),
+            inputs::tensor(&format!("{name}_zero_point"), Dtype::I8, &[4, 1], vec![3; 4]),
+        ],
+    );
     let inspect = silicast(["inspect", dir.to_str().unwrap(), "--json"]).expect(0).json();
     assert!(inspect["schemes"].to_string().contains("not decodable"), "{inspect}");
     refused(&["plan", dir.to_str().unwrap(), "--target", "vllm"], 3, &[name, "model.safetensors"]);
@@ -188,24 +193,30 @@ fn messages_escape_what_they_quote() {
     // The name of the folder, of a shard, of a side file, a pattern and a target come from outside as well.
     let odd = root.path().join("a\u{1b}[31mb");
     let source = inputs::fixture(&odd, "llama-single");
-    fs::write(source.join("no\u{1b}te.json"), "{}").unwrap();
-    fs::write(source.join("stale\u{1b}.safetensors"), "x").unwrap();
-    for (args, code) in [
-        (vec!["inspect", odd.to_str().unwrap()], 4),
-        (vec!["plan", source.to_str().unwrap(), "--target", "vllm"], 4),
-        (vec!["plan", source.to_str().unwrap(), "--target", evil], 3),
-        (vec!["verify", source.to_str().unwrap()], 4),
-    ] {
-        let ran = silicast(&args).expect(code);
-        assert!(clean(&ran.stderr) && clean(&ran.stdout), "{args:?}: {:?}", ran.stderr);
-    }
-    fs::remove_file(source.join("stale\u{1b}.safetensors")).unwrap();
-    for args in [
-        vec!["inspect", source.to_str().unwrap()],
-        vec!["plan", source.to_str().unwrap(), "--target", "vllm"],
-    ] {
-        let ran = silicast(&args).expect(0);
+    let quoted = |args: &[&str], code: i32| {
+        let ran = silicast(args).expect(code);
         assert!(clean(&ran.stderr) && clean(&ran.stdout), "{args:?}: {:?}{:?}", ran.stderr, ran.stdout);
+    };
+    let src = source.to_str().unwrap();
+    quoted(&["inspect", odd.to_str().unwrap()], 4);
+    quoted(&["inspect", src], 0);
+    quoted(&["plan", src, "--target", "vllm"], 0);
+    quoted(&["plan", src, "--target", evil], 3);
+    quoted(&["plan", src, "--target", "vllm", "--scheme", evil], 3);
+    quoted(&["plan", src, "--target", "vllm", "--ignore", evil], 2);
+    quoted(&["verify", src], 4);
+    let out = odd.join("out\u{7}");
+    quoted(&["convert", src, "-o", out.to_str().unwrap(), "--target", "vllm"], 0);
+    quoted(&["convert", src, "-o", out.to_str().unwrap(), "--target", "vllm"], 0);
+    quoted(&["convert", src, "-o", out.to_str().unwrap(), "--target", "ascend-910b"], 2);
+    fs::write(out.join("ev\u{1b}il"), "x").unwrap();
+    quoted(&["verify", out.to_str().unwrap()], 1);
+    for name in ["no\u{1b}te.json", "stale\u{202e}.safetensors"] {
+        fs::write(source.join(name), "{}").unwrap();
+        let code = silicast(["inspect", src]).code.unwrap();
+        assert!(code == 0 || code == 4);
+        quoted(&["inspect", src], code);
+        fs::remove_file(source.join(name)).unwrap();
     }
 }
 
