@@ -7,12 +7,12 @@ mod support;
 
 use serde_json::Value;
 use silicast::exec::journal::Entry;
-use silicast::plan::{cost, parser};
+use silicast::plan::{Plan, cost, parser};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::binary::{Ran, command, convert_args, convert_with, finish, silicast, start};
 use support::inputs::{self, Llama};
@@ -27,12 +27,16 @@ fn partial(out: &Path) -> PathBuf {
     out.with_extension("partial")
 }
 
+/// The plan of a conversion with the options [`SMALL`].
+fn plan(source: &Path, target: &str, scheme: &str) -> Plan {
+    let args = ["plan", source.to_str().unwrap(), "--target", target, "--scheme", scheme, "--shard-size", "16MB"];
+    parser::parse(&silicast(args).expect(0).stdout).unwrap()
+}
+
 /// Bytes of outputs that the complete lines of the journal vouch for.
-fn journaled_bytes(out: &Path) -> u64 {
-    let text = fs::read_to_string(partial(out).join("silicast/plan.txt")).unwrap_or_default();
+fn journaled_bytes(plan: &Plan, out: &Path) -> u64 {
     let journal = fs::read(partial(out).join("journal.ndjson")).unwrap_or_default();
-    let Ok(plan) = parser::parse(&text) else { return 0 };
-    let Ok(tasks) = cost::tasks(&plan) else { return 0 };
+    let tasks = cost::tasks(plan).unwrap();
     let complete = journal.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
     let lines = journal[..complete].split(|b| *b == b'\n').skip(1).filter(|l| !l.is_empty());
     lines
@@ -68,46 +72,63 @@ fn number(document: &Value, key: &str) -> u64 {
     document[key].as_u64().unwrap_or_else(|| panic!("{key} in {document}"))
 }
 
-/// At least 60 kills at random instants, one after the other into the same output until it is complete: there never is
-/// an incomplete `OUT`, no journaled work is done twice, and the bytes are those of an uninterrupted run.
+/// Lets `child` run to a random instant of one of three kinds, whatever the speed of the machine: soon after its start;
+/// somewhere in the work; near the end, where files are finished, listed and renamed.
+fn run_to_some_instant(child: &mut Child, kind: u32, out: &Path, lines: usize, rng: &mut SplitMix64) {
+    let journal = partial(out).join("journal.ndjson");
+    let count = || fs::read(&journal).map_or(0, |j| j.iter().filter(|b| **b == b'\n').count());
+    let present = count();
+    let wanted = present + 1 + rng.below(lines.saturating_sub(present).max(1));
+    let late = ["done.1-of-1.json", "silicast/manifest.json"][rng.below(2)];
+    let reached = || match kind {
+        0 => true,
+        1 => count() >= wanted,
+        _ => partial(out).join(late).exists(),
+    };
+    while !reached() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    std::thread::sleep(Duration::from_micros(match kind {
+        0 => rng.below(80_000),
+        1 => rng.below(4_000),
+        _ => rng.below(6_000),
+    } as u64));
+}
+
+/// At least 60 kills at random instants, several in a row into the same output until it is complete: there never is an
+/// incomplete `OUT`, no journaled work is done twice, and the bytes are those of an uninterrupted run.
 #[test]
 fn a_killed_run_resumes_to_the_same_bytes() {
-    const KILLS: u32 = 60;
+    const KILLS: [u32; 3] = [20, 20, 20];
     let root = tempfile::tempdir().unwrap();
     let source = root.path().join("source");
     MODEL.write(&source, 2);
     let reference = root.path().join("reference");
     let args = |out: &Path| convert_with(&source, out, "ascend-910b", "W8A8_DYNAMIC", SMALL);
-    let begin = Instant::now();
     silicast(args(&reference)).expect(0);
-    let whole = begin.elapsed();
     let expected = tree::digest(&reference);
-    let plan_args = ["plan", source.to_str().unwrap(), "--json", "--target", "ascend-910b", "--shard-size", "16MB"];
-    let plan = silicast(plan_args).expect(0).json();
-    let total = number(&plan["output"], "bytes");
+    let plan = plan(&source, "ascend-910b", "W8A8_DYNAMIC");
+    let total = plan.output_bytes();
+    // Tiles of at most 4 MiB of input and output: a lower bound for the lines of a journal.
+    let lines = (total >> 21) as usize;
 
     let mut rng = SplitMix64::new(0x51);
-    let (mut kills, mut late, mut kept) = (0, 0, 0u64);
-    for round in 0.. {
+    let (mut kills, mut late, mut kept) = ([0; 3], 0, 0u64);
+    for round in 0..200 {
         let out = root.path().join(format!("out{round}"));
-        // Every other round is killed near its end, where files are finished, listed and renamed.
-        for _ in 0..8 {
-            let resumed = journaled_bytes(&out);
-            let share = match round % 2 {
-                0 => f64::from(rng.unit()) * 0.5,
-                _ => (total - resumed) as f64 / total as f64 * (0.7 + 0.5 * f64::from(rng.unit())),
-            };
+        for _ in 0..6 {
+            let kind = (0..3u32).find(|k| kills[*k as usize] < KILLS[*k as usize] && rng.below(2) == 0).unwrap_or(1);
             let mut child = start(args(&out));
-            std::thread::sleep(whole.mul_f64(share));
+            run_to_some_instant(&mut child, kind, &out, lines, &mut rng);
             child.kill().unwrap();
             if child.wait().unwrap().success() || out.exists() {
                 late += 1;
                 break;
             }
-            kills += 1;
+            kills[kind as usize] += 1;
         }
         if !out.exists() {
-            let journaled = journaled_bytes(&out);
+            let journaled = journaled_bytes(&plan, &out);
             kept += journaled;
             let ran = silicast(args(&out).iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0);
             let report = ran.json();
@@ -116,19 +137,20 @@ fn a_killed_run_resumes_to_the_same_bytes() {
             assert_eq!(resumed + written, total, "{report}");
             // Sealed already but for the rename: then everything counts, whatever is left of the journal.
             assert!(resumed == journaled || resumed == total, "{journaled} bytes were journaled: {report}");
-            let rest = number(&plan, "read_bytes") as f64 * written as f64 / total as f64;
+            let rest = plan.read_bytes() as f64 * written as f64 / total as f64;
             assert!(read as f64 <= rest * 1.3 + 1e6, "{read} bytes read for {written} written");
         }
         assert!(!partial(&out).exists());
         assert_eq!(tree::digest(&out), expected, "round {round}");
         silicast([OsStr::new("verify"), out.as_os_str()]).expect(0);
         fs::remove_dir_all(&out).unwrap();
-        if kills >= KILLS {
+        if kills.iter().zip(KILLS).all(|(done, wanted)| *done >= wanted) {
             break;
         }
     }
-    eprintln!("{kills} kills, {late} came too late; {kept} bytes of finished work were kept");
-    assert!(kept > total, "the kills came too early to test resumption");
+    eprintln!("{kills:?} kills, {late} came too late; {kept} bytes of finished work were kept");
+    assert!(kills.iter().sum::<u32>() >= 60 && kills[2] >= 10, "{kills:?} kills");
+    assert!(kept > total / 4, "the kills came too early to test resumption");
 }
 
 #[test]
@@ -138,6 +160,7 @@ fn a_signal_ends_in_exit_6_and_the_run_resumes() {
     MODEL.write(&source, 2);
     let reference = root.path().join("reference");
     silicast(convert_with(&source, &reference, "vllm", "FP8_BLOCK", SMALL)).expect(0);
+    let plan = plan(&source, "vllm", "FP8_BLOCK");
     for signal in ["INT", "TERM"] {
         let out = root.path().join(signal);
         let args = convert_with(&source, &out, "vllm", "FP8_BLOCK", SMALL);
@@ -152,7 +175,7 @@ fn a_signal_ends_in_exit_6_and_the_run_resumes() {
         let document: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(document["error"]["exit_code"], 6);
         assert!(!out.exists() && partial(&out).exists());
-        let journaled = journaled_bytes(&out);
+        let journaled = journaled_bytes(&plan, &out);
         let ran = silicast(args.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0);
         assert_eq!(number(&ran.json(), "resumed_bytes"), journaled);
         tree::assert_equal(&reference, &out);
@@ -336,6 +359,7 @@ fn a_disk_that_fills_up_during_the_work_is_exit_5_too() {
                 break;
             }
         }
+        drop(filler);
         fs::remove_file(disk.join("filler")).unwrap();
         if !out.exists() {
             silicast(&sliced).expect(0);
