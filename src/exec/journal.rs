@@ -4,7 +4,7 @@
 //! that one range of one task is written, with the XXH3 of its bytes, so that a resumed run can check what the disk
 //! really kept. One line is one `write`: a kill leaves at most one torn line at the end, which counts as absent.
 
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::io::output::{OutFile, OutputDir, parse_slice};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -12,6 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// The version of the journal's format.
 pub const SCHEMA: u32 = 1;
+
+/// Code of the error after a failed line: the failure itself, which says why, was returned to whoever wrote that line.
+pub const STOPPED: &str = "journal-stopped";
 
 /// The longest journal that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 30;
@@ -339,11 +342,8 @@ impl Journal {
         let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, torn) = &mut *guard;
         if *torn {
-            return Err(Error::io(
-                "cannot write the journal",
-                file.path(),
-                std::io::Error::other("an earlier line could not be written"),
-            ));
+            return Err(Error::new(Class::Io, STOPPED, "an earlier line of the journal could not be written")
+                .file(file.path().display()));
         }
         file.append(&bytes).inspect_err(|_| *torn = true)
     }

@@ -400,7 +400,9 @@ impl Run<'_> {
                     // The earliest tile speaks, so that the message does not depend on scheduling more than it must.
                     let earlier =
                         first.as_ref().is_none_or(|(t, _)| (tile.task, tile.start) < (t.task, t.start));
-                    if earlier && error.code() != "pool-aborted" {
+                    // What merely follows from another worker's failure would hide it.
+                    let cause = !["pool-aborted", journal::STOPPED].contains(&error.code());
+                    if earlier && cause {
                         *first = Some((tile, error));
                     }
                 }
