@@ -82,7 +82,8 @@ fn a_killed_run_resumes_to_the_same_bytes() {
     silicast(args(&reference)).expect(0);
     let whole = begin.elapsed();
     let expected = tree::digest(&reference);
-    let plan_args = ["plan", source.to_str().unwrap(), "--json", "--target", "ascend-910b", "--shard-size", "16MB"];
+    let plan_args =
+        ["plan", source.to_str().unwrap(), "--json", "--target", "ascend-910b", "--shard-size", "16MB"];
     let plan = silicast(plan_args).expect(0).json();
     let total = number(&plan["output"], "bytes");
 
@@ -109,10 +110,14 @@ fn a_killed_run_resumes_to_the_same_bytes() {
         if !out.exists() {
             let journaled = journaled_bytes(&out);
             kept += journaled;
-            let ran = silicast(args(&out).iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0);
+            let ran =
+                silicast(args(&out).iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0);
             let report = ran.json();
-            let (resumed, written, read) =
-                (number(&report, "resumed_bytes"), number(&report, "written_bytes"), number(&report, "read_bytes"));
+            let (resumed, written, read) = (
+                number(&report, "resumed_bytes"),
+                number(&report, "written_bytes"),
+                number(&report, "read_bytes"),
+            );
             assert_eq!(resumed + written, total, "{report}");
             // Sealed already but for the rename: then everything counts, whatever is left of the journal.
             assert!(resumed == journaled || resumed == total, "{journaled} bytes were journaled: {report}");
@@ -144,7 +149,9 @@ fn a_signal_ends_in_exit_6_and_the_run_resumes() {
         let mut command = command(&args);
         let child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         wait_for_lines(&out, 3);
-        assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success()
+        );
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(6), "SIG{signal}: {stderr}");
@@ -185,7 +192,8 @@ fn a_source_that_changed_since_is_refused_and_restart_takes_it() {
     refused("model-00002-of-00002.safetensors");
     let mut restart = args.clone();
     restart.push("--restart".into());
-    let report = silicast(restart.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0).json();
+    let report =
+        silicast(restart.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0).json();
     assert_eq!(number(&report, "resumed_bytes"), 0);
     let fresh = root.path().join("fresh");
     silicast(convert_with(&source, &fresh, "vllm", "W8A8", SMALL)).expect(0);
@@ -213,7 +221,8 @@ fn a_source_truncated_or_rewritten_during_the_run_leaves_no_output() {
         MODEL.write(&source, 2);
         let last = source.join("model-00002-of-00002.safetensors");
         let out = root.path().join(format!("{case}-out"));
-        let mut command = command(convert_with(&source, &out, "vllm", "W8A8", &["--jobs", "1", "--memory", "64MiB"]));
+        let mut command =
+            command(convert_with(&source, &out, "vllm", "W8A8", &["--jobs", "1", "--memory", "64MiB"]));
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         wait_for_lines(&out, 2);
         let file = File::options().write(true).open(&last).unwrap();
@@ -239,7 +248,9 @@ fn in_mount_namespace(name: &str) -> bool {
     }
     let exe = std::env::current_exe().unwrap();
     let flags = ["-m", "-rm"].into_iter().find(|flags| {
-        let probe = Command::new("unshare").args([flags, "sh", "-c", "mount -t tmpfs -o size=64k none /mnt"]).output();
+        let probe = Command::new("unshare")
+            .args([flags, "sh", "-c", "mount -t tmpfs -o size=64k none /mnt"])
+            .output();
         probe.is_ok_and(|o| o.status.success())
     });
     let flags = flags.expect("mounting a tmpfs is needed: run as root, or where `unshare -rm` works");
@@ -250,7 +261,8 @@ fn in_mount_namespace(name: &str) -> bool {
         .env(INNER, "1")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     false
 }
@@ -282,7 +294,11 @@ fn a_full_disk_is_exit_5_and_the_run_resumes_once_there_is_room() {
         if ran.code != Some(0) {
             failures += 1;
             let ran = ran.expect(5).says(&["error:", "file:", "found:", "fix:"]);
-            assert!(ran.stderr.contains("No space left") || ran.stderr.contains("does not fit"), "{}", ran.stderr);
+            assert!(
+                ran.stderr.contains("No space left") || ran.stderr.contains("does not fit"),
+                "{}",
+                ran.stderr
+            );
             assert!(!out.exists(), "{size} bytes");
             let grown = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk).status().unwrap();
             assert!(grown.success());
@@ -330,7 +346,11 @@ fn a_disk_that_fills_up_during_the_work_is_exit_5_too() {
             };
             if ran.code != Some(0) {
                 let ran = ran.expect(5).says(&["error:", "file:"]);
-                assert!(ran.stderr.contains("No space left") && ran.stderr.contains("free space"), "{}", ran.stderr);
+                assert!(
+                    ran.stderr.contains("No space left") && ran.stderr.contains("free space"),
+                    "{}",
+                    ran.stderr
+                );
                 assert!(!out.exists());
                 *if finalize { &mut finalizing } else { &mut converting } += 1;
                 break;
@@ -345,7 +365,10 @@ fn a_disk_that_fills_up_during_the_work_is_exit_5_too() {
         assert!(Command::new("umount").arg(&disk).status().unwrap().success());
     }
     eprintln!("{converting} failures while converting, {finalizing} while finalizing");
-    assert!(converting >= 3 && finalizing >= 3, "{converting} failures while converting, {finalizing} while finalizing");
+    assert!(
+        converting >= 3 && finalizing >= 3,
+        "{converting} failures while converting, {finalizing} while finalizing"
+    );
 }
 
 /// A write that fails for a reason of its own: the limit on the size of a file.
@@ -360,7 +383,13 @@ fn a_file_size_limit_is_exit_5_and_the_run_resumes_without_it() {
         let out = root.path().join(format!("out{blocks}"));
         let args = convert_args(&source, &out, "vllm", "BF16");
         let mut limited = Command::new("sh");
-        limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""), support::binary::SILICAST]).args(&args);
+        limited
+            .args([
+                "-c",
+                &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""),
+                support::binary::SILICAST,
+            ])
+            .args(&args);
         finish(&mut limited).expect(5).says(&["error:", "file:"]);
         assert!(!out.exists());
         silicast(&args).expect(0);
@@ -380,7 +409,12 @@ fn unwritable_outputs_are_exit_5() {
     fs::create_dir(&sealed).unwrap();
     mount("ro,size=1m", &sealed);
     fs::write(root.path().join("file"), b"x").unwrap();
-    for out in [sealed.join("out"), root.path().join("file/out"), root.path().join("missing/folder/out"), PathBuf::from("/proc/silicast/out")] {
+    for out in [
+        sealed.join("out"),
+        root.path().join("file/out"),
+        root.path().join("missing/folder/out"),
+        PathBuf::from("/proc/silicast/out"),
+    ] {
         let ran = silicast(convert_args(&source, &out, "vllm", "W8A8")).expect(5);
         let ran = ran.says(&["error:", "out.partial", "found:"]);
         assert!(ran.stderr.lines().count() < 12, "{}", ran.stderr);
@@ -467,7 +501,8 @@ fn damaged_unfinished_work_is_done_again() {
                 fs::write(&shard, bytes).unwrap();
             }
         }
-        let report = silicast(sliced.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0).json();
+        let report =
+            silicast(sliced.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0).json();
         assert!(number(&report, "resumed_bytes") + number(&report, "written_bytes") > 0);
         assert!(fs::read(&shard).unwrap() == whole, "round {round}");
         fs::remove_file(partial(&out).join("done.1-of-1.json")).unwrap();
