@@ -35,7 +35,7 @@ pub fn write(root: &Path) -> io::Result<Vec<PathBuf>> {
 /// Fails when a derived file under `root` is stale.
 ///
 /// # Errors
-/// As [`write`]; `InvalidData` names the stale files.
+/// As [`write()`]; `InvalidData` names the stale files.
 pub fn check(root: &Path) -> io::Result<()> {
     let stale: Vec<String> = stale(root)?.iter().map(|(path, _)| path.display().to_string()).collect();
     match stale.is_empty() {
