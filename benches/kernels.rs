@@ -1,6 +1,7 @@
 //! Throughput of the kernels, in GB/s of input, per instruction set; one thread. Run with `cargo bench --bench kernels`,
 //! optionally followed by `-- FILTER` (part of a kernel's name).
 #![expect(clippy::print_stdout, reason = "a benchmark reports on the terminal")]
+#![expect(clippy::unwrap_used, reason = "its tiles are valid")]
 
 use silicast::dtype::Dtype;
 use silicast::dtype::scheme::{Granularity, Rule};
@@ -25,9 +26,7 @@ impl Random {
 
     /// About normal, with the standard deviation of a trained weight.
     fn weight(&mut self) -> f32 {
-        let sum: f64 = (0..12)
-            .map(|_| (self.next() >> 11) as f64 / (1u64 << 53) as f64)
-            .sum();
+        let sum: f64 = (0..12).map(|_| (self.next() >> 11) as f64 / (1u64 << 53) as f64).sum();
         ((sum - 6.0) * 0.02) as f32
     }
 }
@@ -45,46 +44,25 @@ fn time(mut f: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    let filter = std::env::args()
-        .skip(1)
-        .find(|a| !a.starts_with("--"))
-        .unwrap_or_default();
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
     let isas = Isa::available();
     print!("{:<34}", "GB/s of input");
     isas.iter().for_each(|isa| print!("{:>10}", isa.name()));
     println!();
 
     let mut random = Random(1);
-    let f32s: Vec<u8> = (0..ROWS * COLS)
-        .flat_map(|_| random.weight().to_le_bytes())
-        .collect();
+    let f32s: Vec<u8> = (0..ROWS * COLS).flat_map(|_| random.weight().to_le_bytes()).collect();
     let plain = Values::F32(&f32s);
     let (mut bf16, mut f16) = (vec![0; ROWS * COLS * 2], vec![0; ROWS * COLS * 2]);
-    let (mut fp8, mut fp8_scales) = (
-        vec![0; ROWS * COLS],
-        vec![0.0; ROWS.div_ceil(BLOCK) * COLS.div_ceil(BLOCK)],
-    );
+    let (mut fp8, mut fp8_scales) =
+        (vec![0; ROWS * COLS], vec![0.0; ROWS.div_ceil(BLOCK) * COLS.div_ceil(BLOCK)]);
     let mut int8 = vec![0; ROWS * COLS];
     let mut int8_scales = vec![0.0; ROWS];
-    let blocks = Granularity::Block {
-        rows: BLOCK as u32,
-        cols: BLOCK as u32,
-    };
+    let blocks = Granularity::Block { rows: BLOCK as u32, cols: BLOCK as u32 };
     for sink in [
-        Sink::Cast {
-            to: Dtype::BF16,
-            out: &mut bf16,
-        },
-        Sink::Cast {
-            to: Dtype::F16,
-            out: &mut f16,
-        },
-        Sink::Quantize {
-            rule: Rule::Amax448,
-            granularity: blocks,
-            codes: &mut fp8,
-            scales: &mut fp8_scales,
-        },
+        Sink::Cast { to: Dtype::BF16, out: &mut bf16 },
+        Sink::Cast { to: Dtype::F16, out: &mut f16 },
+        Sink::Quantize { rule: Rule::Amax448, granularity: blocks, codes: &mut fp8, scales: &mut fp8_scales },
         Sink::Quantize {
             rule: Rule::Amax127,
             granularity: Granularity::Channel,
@@ -139,20 +117,12 @@ fn main() {
                     let sink = match sink {
                         Err(to) => {
                             let bytes = ROWS * COLS * if to == Dtype::F32 { 4 } else { 2 };
-                            Sink::Cast {
-                                to,
-                                out: &mut out[..bytes],
-                            }
+                            Sink::Cast { to, out: &mut out[..bytes] }
                         }
                         Ok((rule, granularity)) => {
                             let [grid_rows, grid_cols] = granularity.grid(ROWS as u64, COLS as u64);
                             let scales = &mut scales[..(grid_rows * grid_cols) as usize];
-                            Sink::Quantize {
-                                rule,
-                                granularity,
-                                codes: &mut out[..ROWS * COLS],
-                                scales,
-                            }
+                            Sink::Quantize { rule, granularity, codes: &mut out[..ROWS * COLS], scales }
                         }
                     };
                     black_box(kernel::convert(*isa, values, ROWS, COLS, sink, Policy::default())).unwrap();
@@ -162,11 +132,7 @@ fn main() {
             println!();
         }
     }
-    for (dtype, bytes) in [
-        (Dtype::F8E4M3, &out[..]),
-        (Dtype::BF16, &bf16[..]),
-        (Dtype::F32, &f32s[..]),
-    ] {
+    for (dtype, bytes) in [(Dtype::F8E4M3, &out[..]), (Dtype::BF16, &bf16[..]), (Dtype::F32, &f32s[..])] {
         let label = format!("count non-finite {dtype}");
         if label.contains(&filter) {
             print!("{label:<34}");

@@ -1,7 +1,8 @@
 //! Leaves out stray buffers, each with its reason.
 //!
 //! # What it does
-//! Rotary tables (`rotary_emb.inv_freq`) that some releases ship, although every engine computes them, leave the plan.
+//! Rotary tables (`rotary_emb.inv_freq`) that some releases ship, although every engine computes them, leave the plan; so
+//! do static activation scales (`input_scale`), which belong to the source's own quantization.
 //!
 //! # Why a chip needs it
 //! Loaders that check names stop at a tensor they do not register.
@@ -13,7 +14,7 @@
 //! The tensor's role says that it is such a buffer; nothing is dropped by guess.
 
 use super::{Context, Outcome, Pass, PassSpec};
-use crate::checkpoint::Kind;
+use crate::checkpoint::{Kind, Part};
 use crate::error::Result;
 use crate::plan::{Dropped, Exactness, Expr, Plan};
 use std::sync::Arc;
@@ -35,15 +36,21 @@ impl Pass for Drop {
     }
 
     fn run(&self, plan: &mut Plan, cx: &Context<'_>) -> Result<Outcome> {
-        let reason: Arc<str> = "rotary table: every engine computes it from the configuration".into();
+        let rotary: Arc<str> = "rotary table: every engine computes it from the configuration".into();
+        let activation: Arc<str> =
+            "static activation scale of the source: activations are quantized while serving".into();
         let mut drops = Vec::new();
         plan.outputs.retain(|output| {
             let Expr::Load(source) = output.expr else { return true };
-            let stray = cx.checkpoint.family.role(&output.name, &output.ty.shape).kind == Kind::RotaryBuffer;
-            if stray {
-                drops.push(Dropped { source, reason: reason.clone() });
-            }
-            !stray
+            let role = cx.checkpoint.family.role(&output.name, &output.ty.shape);
+            let input_scale = role.part == Part::ActivationScale && output.name.ends_with(".input_scale");
+            let reason = match role.kind {
+                Kind::RotaryBuffer => &rotary,
+                _ if input_scale => &activation,
+                _ => return true,
+            };
+            drops.push(Dropped { source, reason: reason.clone() });
+            false
         });
         let rewrites = drops.len() as u64;
         plan.drops.extend(drops);

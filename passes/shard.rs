@@ -36,7 +36,7 @@ impl Pass for Shard {
     }
 
     fn run(&self, plan: &mut Plan, cx: &Context<'_>) -> Result<Outcome> {
-        let members = distribute(&plan.outputs, cx.target.shard_bytes);
+        let members = distribute(&plan.outputs, cx.recipe.shard_bytes);
         for (shard, list) in (0u32..).zip(&members) {
             let mut entries = layout::entries(plan, list.iter().copied());
             let placed = layout::layout(&mut entries)?;

@@ -40,6 +40,7 @@ pub fn compile(checkpoint: &Checkpoint, target: &str, recipe: Recipe) -> Result<
         ignore: recipe.ignore,
         nan: recipe.nan.unwrap_or_default(),
         allow_code_files: recipe.allow_code_files.unwrap_or_default(),
+        shard_bytes: recipe.shard_bytes.unwrap_or(target.shard_bytes).max(1),
     };
     let header = Header {
         target: recipe.target.clone(),
@@ -51,7 +52,7 @@ pub fn compile(checkpoint: &Checkpoint, target: &str, recipe: Recipe) -> Result<
     let mut plan = Plan::identity(checkpoint, header);
     let cx = Context { checkpoint, target, preset, engine, recipe: &recipe };
     let ran = passes::run(&mut plan, &cx, None)?;
-    let mut notes: Vec<String> = ran.iter().flat_map(|r| r.outcome.notes.iter().cloned()).collect();
-    notes.extend(side::plan_side_files(&mut plan, checkpoint, preset, engine, recipe.allow_code_files));
+    let notes = ran.iter().flat_map(|r| r.outcome.notes.iter().cloned()).collect();
+    side::plan_side_files(&mut plan, checkpoint, preset, engine, recipe.allow_code_files);
     Ok(Compiled { plan, ran, target, preset, engine, recipe, notes })
 }

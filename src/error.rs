@@ -162,6 +162,26 @@ impl Error {
     pub fn file_name(&self) -> Option<&str> {
         self.0.file.as_deref()
     }
+
+    /// What went wrong, in one sentence.
+    pub fn what_text(&self) -> &str {
+        &self.0.what
+    }
+
+    /// What was expected, where that is stated.
+    pub fn expected_text(&self) -> Option<&str> {
+        self.0.expected.as_deref()
+    }
+
+    /// What was found, where that is stated.
+    pub fn found_text(&self) -> Option<&str> {
+        self.0.found.as_deref()
+    }
+
+    /// What to do, where that is stated.
+    pub fn fix_text(&self) -> Option<&str> {
+        self.0.fix.as_deref()
+    }
 }
 
 /// Quotes hostile text for people: control characters escaped, cut to `max` characters.

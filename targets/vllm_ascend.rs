@@ -74,6 +74,13 @@ impl Engine for VllmAscend {
             let tag = if output.scheme.is_some() { cx.preset.name.as_str() } else { "FLOAT" };
             write!(out, ",\n  {}: {}", Quoted(&output.name), Quoted(tag))?;
         }
+        // A tied model builds its head all the same, and looks it up (vllm-ascend issue 8367).
+        const HEAD: &str = "lm_head.weight";
+        if cx.checkpoint.config.tie_word_embeddings()
+            && !cx.plan.outputs.iter().any(|o| o.name.as_ref() == HEAD)
+        {
+            write!(out, ",\n  {}: \"FLOAT\"", Quoted(HEAD))?;
+        }
         writeln!(out, "\n}}")
     }
 }

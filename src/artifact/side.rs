@@ -20,34 +20,22 @@ const CONFIG: &str = "config.json";
 /// The largest side file that is copied.
 const MAX_COPIED: u64 = 1 << 30;
 
-/// Lists the side files in `plan`, with their sizes. Returns notes for people.
+/// Lists the side files in `plan`, with their sizes.
 pub fn plan_side_files(
     plan: &mut Plan,
     checkpoint: &Checkpoint,
     preset: &Preset,
     engine: &dyn Engine,
     allow_code: bool,
-) -> Vec<String> {
-    let mut notes = Vec::new();
+) {
     let mut files = Vec::new();
-    let mut code = Vec::new();
     for file in &checkpoint.side_files {
         match file.kind {
             SideKind::Copy => {}
             SideKind::Code if allow_code => {}
-            SideKind::Code => {
-                code.push(file.name.as_str());
-                continue;
-            }
-            SideKind::Skipped(_) => continue,
+            SideKind::Code | SideKind::Skipped(_) => continue,
         }
         files.push(SideFile { name: file.name.clone(), bytes: file.bytes, origin: Origin::Copied });
-    }
-    if !code.is_empty() {
-        notes.push(format!(
-            "not copied, because an engine may execute them: {} (--allow-code-files copies them)",
-            code.join(", ")
-        ));
     }
     let mut generated: Vec<&str> = Vec::new();
     if checkpoint.config.present {
@@ -65,7 +53,6 @@ pub fn plan_side_files(
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     plan.side_files = files;
-    notes
 }
 
 struct Counter(u64);

@@ -24,9 +24,11 @@ pub(super) fn add(checkpoint: &mut Checkpoint) {
     if config.get("auto_map").is_some() {
         notes.push("config.json names custom code (auto_map); silicast never runs it".to_owned());
     }
-    let code = checkpoint.side_files.iter().filter(|f| f.kind == SideKind::Code).count();
-    if code > 0 {
-        notes.push(format!("{code} .py files are copied with --allow-code-files only"));
+    let code = checkpoint.side_files.iter().filter(|f| f.kind == SideKind::Code);
+    let code: Vec<&str> = code.map(|f| f.name.as_str()).collect();
+    if !code.is_empty() {
+        let names = code.join(", ");
+        notes.push(format!("code that an engine may execute, copied with --allow-code-files only: {names}"));
     }
 
     let (mut layers, mut mtp, mut lm_head, mut rotary) = (BTreeSet::new(), 0usize, false, 0usize);

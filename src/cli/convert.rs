@@ -7,14 +7,15 @@ use super::{ConvertArgs, ValidateArg};
 use crate::artifact::side;
 use crate::checkpoint::Checkpoint;
 use crate::compile::{Compiled, compile};
+use crate::dtype::scheme::Rule;
 use crate::error::{Class, Error, Result};
-use crate::exec::finalize::{self, Finished};
+use crate::exec::finalize::{self, Finished, Loss};
 use crate::exec::{self, Executed, Job, Slice};
 use crate::io::host::peak_rss_bytes;
 use crate::io::lock::RunLock;
 use crate::io::output::OutputDir;
 use crate::io::source::exists;
-use crate::kernel::{Policy, Stats};
+use crate::kernel::Policy;
 use crate::plan::recipe::NanPolicy;
 use crate::plan::{Fates, Plan, cost, printer};
 use crate::validate;
@@ -69,7 +70,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
     let compiled = compile(&checkpoint, target, options.recipe()?)?;
     let digest = printer::digest(&compiled.plan);
     let plan = &compiled.plan;
-    check_memory(plan, memory, jobs)?;
+    let tiles = check_memory(plan, memory, jobs)?;
     say_notes(&checkpoint, &compiled, ui);
 
     let partial = finalize::partial_path(request.output)?;
@@ -98,7 +99,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
         finalize::seal(&dir, &lock, request.output, request.overwrite)?;
         Executed { resumed: plan.output_bytes(), ..Executed::default() }
     } else {
-        let executed = execute(request, &checkpoint, &compiled, &digest, &dir, memory, jobs, ui)?;
+        let executed = execute(request, &checkpoint, &compiled, &digest, &dir, tiles, jobs, ui)?;
         if let Some(slice) = request.slice {
             ui.say(&format!(
                 "slice {}/{} is complete; when all are: silicast finalize {}",
@@ -108,14 +109,14 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
             ));
             return report(request, plan, &BTreeMap::new(), executed, start, "pass", ui);
         }
-        let finished = finalize::collect(&dir)?;
-        let statistics = finalize::statistics(&dir, plan)?;
+        let finished = finalize::collect(&dir, plan, &digest)?;
+        let losses = finalize::losses(&dir, plan)?;
         finish(&dir, &lock, &finished, request, &checkpoint, ui)?;
-        warn_about(plan, &statistics, ui);
+        warn_about(plan, &losses, ui);
         if !ui.json() {
             ui.say(&summary(plan, checkpoint.payload_bytes(), memory + OVERHEAD));
         }
-        return report(request, plan, &statistics, executed, start, "pass", ui);
+        return report(request, plan, &losses, executed, start, "pass", ui);
     };
     report(request, plan, &BTreeMap::new(), executed, start, "pass", ui)
 }
@@ -171,18 +172,18 @@ fn execute(
 fn finish(
     dir: &OutputDir,
     lock: &RunLock,
-    finished: &Finished,
+    finished: &Finished<'_>,
     request: &Request<'_>,
     checkpoint: &Checkpoint,
     ui: &Ui,
 ) -> Result<()> {
     finalize::write_manifest(dir, finished, request.sha256)?;
     if request.validate != ValidateArg::None {
-        validate::quick(dir.path(), &finished.plan)?;
+        validate::quick(dir.path(), finished.plan)?;
     }
     if request.validate == ValidateArg::Full {
         let jobs = request.options.jobs()?;
-        validate::full(dir.path(), &finished.plan, checkpoint, jobs)?;
+        validate::full(dir.path(), finished.plan, checkpoint, jobs)?;
     }
     finalize::seal(dir, lock, request.output, request.overwrite)?;
     ui.detail(|| format!("finished {}", request.output.display()));
@@ -239,28 +240,35 @@ fn refuse_output_inside_source(request: &Request<'_>) -> Result<()> {
 }
 
 /// Values that a person should look at.
-fn warn_about(plan: &Plan, statistics: &BTreeMap<u32, Stats>, ui: &Ui) {
+fn warn_about(plan: &Plan, losses: &BTreeMap<u32, Loss>, ui: &Ui) {
     let name = |i: &u32| &plan.outputs[*i as usize].name;
-    for (i, stats) in statistics {
-        if stats.non_finite > 0 {
-            ui.warn(&format!("{}: {} NaN or infinite values", name(i), stats.non_finite));
+    for (i, loss) in losses {
+        if loss.non_finite > 0 {
+            ui.warn(&format!("{}: {} NaN or infinite values", name(i), loss.non_finite));
         }
-        if stats.zero_scale_codes > 0 {
-            ui.warn(&format!("{}: {} non-zero codes under a scale of zero", name(i), stats.zero_scale_codes));
+        if loss.zero_scale_codes > 0 {
+            let what = if loss.computed {
+                "non-zero codes under a scale of zero"
+            } else {
+                "scales are zero or negative"
+            };
+            ui.warn(&format!("{}: {} {what}", name(i), loss.zero_scale_codes));
         }
-        if stats.saturated > 0 {
-            ui.warn(&format!("{}: {} values beyond the range of the format", name(i), stats.saturated));
+        // The rule divides by amax / 127.5, so that the largest value of most rows is clipped: no news.
+        let clips = plan.outputs[*i as usize].scheme.is_some_and(|s| s.rule == Rule::Ct127Bf16);
+        if loss.saturated > 0 && !clips {
+            ui.warn(&format!("{}: {} values beyond the range of the format", name(i), loss.saturated));
         }
     }
-    let zero_units: u64 = statistics.values().map(|s| s.zero_rows).sum();
+    let zero_units: u64 = losses.values().map(|s| s.zero_rows).sum();
     if zero_units > 0 {
         ui.say(&format!("note: {zero_units} rows or blocks are all zero; their scale is the scheme's floor"));
     }
 }
 
 /// The tensors that lost most, the worst first.
-pub(super) fn worst(plan: &Plan, statistics: &BTreeMap<u32, Stats>) -> Vec<Worst> {
-    let mut list: Vec<(f64, u32)> = statistics.iter().filter_map(|(i, s)| Some((s.sqnr_db()?, *i))).collect();
+pub(super) fn worst(plan: &Plan, losses: &BTreeMap<u32, Loss>) -> Vec<Worst> {
+    let mut list: Vec<(f64, u32)> = losses.iter().filter_map(|(i, l)| Some((l.sqnr_db?, *i))).collect();
     list.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     list.truncate(WORST);
     list.into_iter()
@@ -271,14 +279,14 @@ pub(super) fn worst(plan: &Plan, statistics: &BTreeMap<u32, Stats>) -> Vec<Worst
 fn report(
     request: &Request<'_>,
     plan: &Plan,
-    statistics: &BTreeMap<u32, Stats>,
+    losses: &BTreeMap<u32, Loss>,
     executed: Executed,
     start: Instant,
     verdict: &str,
     ui: &Ui,
 ) -> Result<u8> {
     let seconds = start.elapsed().as_secs_f64();
-    let worst = worst(plan, statistics);
+    let worst = worst(plan, losses);
     if ui.json() {
         ui.document(&Document {
             out: request.output.display().to_string(),
@@ -322,7 +330,9 @@ fn report(
     Ok(0)
 }
 
-/// Memory that the tiles of a plan need, checked before anything is created.
-pub(super) fn check_memory(plan: &Plan, memory: u64, jobs: usize) -> Result<u64> {
-    cost::peak_tile_memory(plan, &cost::tasks(plan)?, memory, jobs as u64)
+/// What the budget leaves for tiles, checked before anything is created.
+fn check_memory(plan: &Plan, memory: u64, jobs: usize) -> Result<u64> {
+    let tiles = cost::tile_budget(plan, memory)?;
+    cost::peak_tile_memory(plan, &cost::tasks(plan)?, tiles, jobs as u64)?;
+    Ok(tiles)
 }

@@ -10,6 +10,7 @@ use crate::io::source::exists;
 use crate::plan::Fates;
 use crate::validate;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 #[derive(Serialize)]
@@ -23,20 +24,26 @@ struct Document {
     verdict: &'static str,
 }
 
-pub(super) fn run(out: &Path, overwrite: bool, sha256: bool, ui: &Ui) -> Result<u8> {
+pub(super) fn run(out: &Path, overwrite: bool, sha256: bool, jobs: usize, ui: &Ui) -> Result<u8> {
     let partial = finalize::partial_path(out)?;
     if exists(out) && !overwrite {
         return Err(finalize::output_exists(out, "something that is there already"));
     }
     let dir = OutputDir::open(&partial)?;
     let lock = RunLock::exclusive(&dir)?;
-    let finished = finalize::collect(&dir)?;
-    let statistics = finalize::statistics(&dir, &finished.plan)?;
-    finalize::write_manifest(&dir, &finished, sha256)?;
-    validate::quick(dir.path(), &finished.plan)?;
+    let (plan, digest) = finalize::read_plan(&dir)?;
+    let losses = if finalize::is_sealed(&dir, &digest, jobs)? {
+        // Killed between manifest and rename: the bytes are all there and verified.
+        BTreeMap::new()
+    } else {
+        let finished = finalize::collect(&dir, &plan, &digest)?;
+        let losses = finalize::losses(&dir, &plan)?;
+        finalize::write_manifest(&dir, &finished, sha256)?;
+        validate::quick(dir.path(), &plan)?;
+        losses
+    };
     finalize::seal(&dir, &lock, out, overwrite)?;
-    let plan = &finished.plan;
-    let worst = worst(plan, &statistics);
+    let worst = worst(&plan, &losses);
     if ui.json() {
         ui.document(&Document {
             out: out.display().to_string(),

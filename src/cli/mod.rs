@@ -3,6 +3,7 @@
 //! With `--json` a command puts one JSON document on stdout and nothing else. Warnings, progress and summaries go to
 //! stderr.
 
+mod check;
 mod convert;
 mod diff;
 mod finalize;
@@ -120,6 +121,17 @@ enum Command {
         #[arg(long, value_enum)]
         digest: Option<DigestArg>,
     },
+    /// Hold any checkpoint against the loader of an engine: headers, JSON and scales; exit 1 when something is wrong
+    Check {
+        /// Model folder, ours or anybody's
+        dir: PathBuf,
+        /// Target id: its engine, and what its chip cannot do
+        #[arg(long, value_name = "ID", conflicts_with = "engine")]
+        target: Option<String>,
+        /// Engine name; inferred from the folder by default
+        #[arg(long, value_name = "NAME")]
+        engine: Option<String>,
+    },
     /// Compare two checkpoints, decoded, tensor by tensor; exit 1 when values differ
     Diff {
         /// The reference
@@ -177,6 +189,9 @@ struct ConvertArgs {
     /// Copy the source's Python files, which an engine may execute
     #[arg(long)]
     allow_code_files: bool,
+    /// Most tensor payload of a shard; 4 GiB by default
+    #[arg(long, value_name = "SIZE")]
+    shard_size: Option<SizeArg>,
     /// Tensor-parallel ranks of the artifact
     #[arg(long, value_name = "N")]
     tp: Option<u32>,
@@ -272,6 +287,7 @@ impl ConvertArgs {
                 NanArg::Keep => NanPolicy::Keep,
             }),
             allow_code_files: self.allow_code_files.then_some(true),
+            shard_bytes: self.shard_size.map(|s| s.0),
         }))
     }
 
@@ -361,8 +377,9 @@ fn dispatch(command: Command, ui: &Ui) -> Result<u8> {
             convert::run(&request, ui)
         }
         Command::Finalize { out, overwrite, digest } => {
-            finalize::run(&out, overwrite, digest == Some(DigestArg::Sha256), ui)
+            finalize::run(&out, overwrite, digest == Some(DigestArg::Sha256), jobs(None)?, ui)
         }
+        Command::Check { dir, target, engine } => check::run(&dir, target.as_deref(), engine.as_deref(), ui),
         Command::Diff { a, b, jobs: asked } => diff::run(&a, &b, jobs(asked)?, ui),
         Command::Verify { out, jobs: asked } => verify::run(&out, jobs(asked)?, ui),
         Command::Completions { shell } => shell::completions(shell, ui),

@@ -125,7 +125,8 @@ pub(super) fn run(src: &Path, options: &ConvertArgs, cache_key: bool, ui: &Ui) -
     }
     say_notes(&checkpoint, &compiled, ui);
     let tasks = cost::tasks(plan)?;
-    let peak = cost::peak_tile_memory(plan, &tasks, memory, jobs as u64)? + OVERHEAD;
+    let tiles = cost::tile_budget(plan, memory)?;
+    let peak = cost::peak_tile_memory(plan, &tasks, tiles, jobs as u64)? + (memory - tiles) + OVERHEAD;
     if ui.json() {
         ui.document(&Document {
             target: &plan.header.target,

@@ -69,9 +69,10 @@ impl Ui {
         write(&mut out).and_then(|()| out.flush()).map_err(closed)
     }
 
-    /// A line for people.
-    pub(super) fn say(&self, line: &str) {
-        let _ = writeln!(io::stderr(), "{line}");
+    /// Lines for people. Paths and names in them come from outside, so that control characters are escaped.
+    pub(super) fn say(&self, text: &str) {
+        let lines: Vec<String> = text.split('\n').map(|line| quote(line, usize::MAX)).collect();
+        let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
     }
 
     /// A line for people who asked for more.

@@ -74,7 +74,14 @@ impl Evaluator<'_> {
         let [data, ..] = split(buffers)?;
         self.sources.read(input.file, input.offset + tile.start, data)?;
         let non_finite = kernel::count_non_finite(self.isa, input.dtype, data);
-        let stats = Stats { non_finite, ..Stats::default() };
+        // A scale that passes through is looked at as one that is decoded would be.
+        let mut bad_scales = 0;
+        if matches!(task.work, Work::Copy { scale: true, .. }) {
+            let mut scales = Vec::new();
+            kernel::decode_scales(input.dtype, data, &mut scales);
+            bad_scales = scales.iter().filter(|s| **s <= 0.0).count() as u64;
+        }
+        let stats = Stats { non_finite, zero_scale_codes: bad_scales, ..Stats::default() };
         let read = data.len() as u64;
         self.write(task, tile, &[data], stats, read)
     }

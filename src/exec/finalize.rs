@@ -1,6 +1,7 @@
 //! From finished slices to an artifact: every slice checked, manifest written, one rename.
 
 use super::done::{self, Record};
+use super::schedule::Done;
 use super::{Slice, journal, stats};
 use crate::artifact::digest::{self, FileDigest};
 use crate::artifact::manifest::{self, FileEntry, Head, TensorEntry, Tool};
@@ -21,11 +22,11 @@ use std::sync::Arc;
 const MAX_PLAN: u64 = 4 << 30;
 
 /// An unfinished output whose slices are all there.
-pub struct Finished {
+pub struct Finished<'a> {
     /// The plan that made it.
-    pub plan: Plan,
+    pub plan: &'a Plan,
     /// Its digest.
-    pub digest: String,
+    pub digest: &'a str,
     /// Output shards by name.
     shards: BTreeMap<String, FileDigest>,
     /// Source shards by name.
@@ -52,12 +53,11 @@ pub fn read_plan(dir: &OutputDir) -> Result<(Plan, String)> {
     Ok((plan, blake3::hash(&bytes).to_hex().to_string()))
 }
 
-/// Checks that every slice is complete and belongs to one plan.
+/// Checks that every slice is complete and belongs to `plan`, whose digest is `digest`.
 ///
 /// # Errors
 /// Exit 4 naming the slice that is missing, stale or foreign.
-pub fn collect(dir: &OutputDir) -> Result<Finished> {
-    let (plan, digest) = read_plan(dir)?;
+pub fn collect<'a>(dir: &OutputDir, plan: &'a Plan, digest: &'a str) -> Result<Finished<'a>> {
     let slices = done::list(dir)?;
     let count = slices.iter().map(|s| s.count()).max().unwrap_or(0);
     let refuse = |code: &'static str, what: String| {
@@ -66,7 +66,7 @@ pub fn collect(dir: &OutputDir) -> Result<Finished> {
             .fix("run the slices named above, with the options of the others, then finalize again")
     };
     for name in journal::list(dir)? {
-        let Some((header, _)) = journal::read(dir, &name)? else { continue };
+        let Some(header) = journal::read_header(dir, &name)? else { continue };
         if header.plan != digest {
             return Err(refuse("slice-foreign", format!("{name} belongs to another plan than the output")));
         }
@@ -101,12 +101,12 @@ pub fn collect(dir: &OutputDir) -> Result<Finished> {
     Ok(finished)
 }
 
-fn add(finished: &mut Finished, record: Record) {
+fn add(finished: &mut Finished<'_>, record: Record) {
     finished.shards.extend(record.shards.into_iter().map(|f| (f.name, f.digest)));
     finished.sources.extend(record.sources.into_iter().map(|f| (f.name, f.digest)));
 }
 
-fn check_complete(dir: &OutputDir, finished: &Finished) -> Result<()> {
+fn check_complete(dir: &OutputDir, finished: &Finished<'_>) -> Result<()> {
     let refuse = |file: &str, expected: String, found: String| {
         Error::input("unfinished-incomplete", "a file of the unfinished output is not what the plan says")
             .file(dir.path().join(file).display())
@@ -158,34 +158,60 @@ fn is_working_file(name: &str) -> bool {
         || name == PATCH_PATH
 }
 
-/// Statistics of every output that was computed, by output index, from the journals.
-pub fn statistics(dir: &OutputDir, plan: &Plan) -> Result<BTreeMap<u32, Stats>> {
+/// What the conversion did to one output.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// Signal-to-quantization-noise ratio; `None` where nothing was lost.
+    pub sqnr_db: Option<f64>,
+    /// Whether values were computed, not only copied.
+    pub computed: bool,
+    /// As [`Stats::zero_rows`].
+    pub zero_rows: u64,
+    /// As [`Stats::saturated`].
+    pub saturated: u64,
+    /// As [`Stats::non_finite`].
+    pub non_finite: u64,
+    /// As [`Stats::zero_scale_codes`]; for scales that are copied, those that are zero or negative.
+    pub zero_scale_codes: u64,
+}
+
+/// What became of every output that was computed or that holds odd values, by output index, from the journals.
+pub fn losses(dir: &OutputDir, plan: &Plan) -> Result<BTreeMap<u32, Loss>> {
     let tasks = cost::tasks(plan)?;
-    let mut totals: BTreeMap<u32, Stats> = BTreeMap::new();
+    let mut losses: BTreeMap<u32, Loss> = BTreeMap::new();
     for name in journal::list(dir)? {
-        let Some((_, entries)) = journal::read(dir, &name)? else { continue };
-        // A range can have two lines when bytes failed verification and were computed again: the last one counts.
-        let mut last: BTreeMap<(u32, u64), (u64, String)> = BTreeMap::new();
-        for entry in entries {
-            last.insert((entry.task, entry.range.0), (entry.range.1, entry.stats));
-        }
-        for ((task, _), (_, text)) in last {
-            let (Some(task), Some(tile)) = (tasks.get(task as usize), stats::from_text(&text)) else {
-                continue;
-            };
-            let counts =
-                matches!(task.work, Work::Quantize { .. } | Work::Cast { .. }) || tile.non_finite > 0;
-            if counts {
-                totals.entry(task.output()).or_default().merge(&tile);
+        journal::for_each_task(dir, &name, |task, entries| {
+            let Some(task) = tasks.get(task as usize) else { return };
+            // The latest line of a range counts: an earlier one stands for bytes that failed verification and were
+            // computed again, perhaps in other cuts.
+            let (mut counted, mut total) = (Done::default(), Stats::default());
+            for entry in entries {
+                if let Some(tile) = stats::from_text(&entry.stats)
+                    && counted.insert(entry.range.0, entry.range.1)
+                {
+                    total.merge(&tile);
+                }
             }
-        }
+            let computed = matches!(task.work, Work::Quantize { .. } | Work::Cast { .. });
+            if computed || total.non_finite > 0 || total.zero_scale_codes > 0 {
+                let loss = Loss {
+                    sqnr_db: total.sqnr_db(),
+                    computed,
+                    zero_rows: total.zero_rows,
+                    saturated: total.saturated,
+                    non_finite: total.non_finite,
+                    zero_scale_codes: total.zero_scale_codes,
+                };
+                losses.insert(task.output(), loss);
+            }
+        })?;
     }
-    Ok(totals)
+    Ok(losses)
 }
 
 /// Writes the manifest. Everything that it lists is synced.
-pub fn write_manifest(dir: &OutputDir, finished: &Finished, sha256: bool) -> Result<()> {
-    let plan = &finished.plan;
+pub fn write_manifest(dir: &OutputDir, finished: &Finished<'_>, sha256: bool) -> Result<()> {
+    let plan = finished.plan;
     let recipe: ResolvedRecipe = serde_json::from_str(&plan.header.recipe).map_err(|e| {
         Error::input("unfinished-damaged", "the recipe in the plan is damaged").file(PLAN_PATH).found(e)
     })?;
@@ -199,7 +225,7 @@ pub fn write_manifest(dir: &OutputDir, finished: &Finished, sha256: bool) -> Res
         engine: plan.header.engine.clone(),
         scheme: plan.header.scheme.clone(),
         recipe,
-        plan_digest: finished.digest.clone(),
+        plan_digest: finished.digest.to_owned(),
     };
     let entry =
         |(path, digest): (&String, &FileDigest)| FileEntry { path: path.clone(), digest: digest.clone() };

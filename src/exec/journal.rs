@@ -4,7 +4,7 @@
 //! that one range of one task is written, with the XXH3 of its bytes, so that a resumed run can check what the disk
 //! really kept. One line is one `write`: a kill leaves at most one torn line at the end, which counts as absent.
 
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::io::output::{OutFile, OutputDir, parse_slice};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -12,6 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// The version of the journal's format.
 pub const SCHEMA: u32 = 1;
+
+/// Code of the error after a failed line: the failure itself, which says why, was returned to whoever wrote that line.
+pub const STOPPED: &str = "journal-stopped";
 
 /// The longest journal that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 30;
@@ -207,6 +210,42 @@ pub fn read(dir: &OutputDir, name: &str) -> Result<Option<(Header, Vec<Entry>)>>
     Ok(parse(&bytes).map_err(|e| e.file(dir.path().join(name).display()))?.content)
 }
 
+/// Reads the first line of the journal `name`; `None` when there is none, or only a torn one.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_header(dir: &OutputDir, name: &str) -> Result<Option<Header>> {
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(None) };
+    let Some(end) = bytes.iter().position(|&b| b == b'\n') else { return Ok(None) };
+    let header = serde_json::from_slice(&bytes[..end]).map_err(|e| malformed(1, &e));
+    header.map(Some).map_err(|e| e.file(dir.path().join(name).display()))
+}
+
+/// Calls `f` with the entries of each task of the journal `name`, the latest first, holding those of one task at a time.
+/// Tasks come in ascending order.
+///
+/// # Errors
+/// As [`read`].
+pub fn for_each_task(dir: &OutputDir, name: &str, mut f: impl FnMut(u32, Vec<Entry>)) -> Result<()> {
+    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(()) };
+    let located = |e: Error| e.file(dir.path().join(name).display());
+    // What follows the last newline is a torn line.
+    let lines = bytes.split_inclusive(|&b| b == b'\n').zip(1u64..).skip(1);
+    let mut order: Vec<(u32, u64, &[u8])> = Vec::new();
+    for (line, number) in lines.filter(|(line, _)| line.last() == Some(&b'\n')) {
+        let entry: Entry = serde_json::from_slice(line).map_err(|e| located(malformed(number, &e)))?;
+        order.push((entry.task, number, line));
+    }
+    order.sort_unstable_by_key(|(task, number, _)| (*task, std::cmp::Reverse(*number)));
+    for group in order.chunk_by(|a, b| a.0 == b.0) {
+        let parse = |(_, number, line): &(u32, u64, &[u8])| {
+            serde_json::from_slice(line).map_err(|e| located(malformed(*number, &e)))
+        };
+        f(group[0].0, group.iter().map(parse).collect::<Result<_>>()?);
+    }
+    Ok(())
+}
+
 struct Parsed {
     content: Option<(Header, Vec<Entry>)>,
     /// Length of the complete lines in bytes.
@@ -303,11 +342,8 @@ impl Journal {
         let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, torn) = &mut *guard;
         if *torn {
-            return Err(Error::io(
-                "cannot write the journal",
-                file.path(),
-                std::io::Error::other("an earlier line could not be written"),
-            ));
+            return Err(Error::new(Class::Io, STOPPED, "an earlier line of the journal could not be written")
+                .file(file.path().display()));
         }
         file.append(&bytes).inspect_err(|_| *torn = true)
     }

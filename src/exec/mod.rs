@@ -97,7 +97,7 @@ pub fn begin(
     };
     // Slices of one output share plan and slicing.
     for name in journal::list(dir)? {
-        let Some((other, _)) = journal::read(dir, &name)? else { continue };
+        let Some(other) = journal::read_header(dir, &name)? else { continue };
         if other.slice.map(|(_, count)| count) != slice.map(|s| s.count) {
             return Err(Mismatch::Slice.into_error(dir));
         }
@@ -400,7 +400,9 @@ impl Run<'_> {
                     // The earliest tile speaks, so that the message does not depend on scheduling more than it must.
                     let earlier =
                         first.as_ref().is_none_or(|(t, _)| (tile.task, tile.start) < (t.task, t.start));
-                    if earlier && error.code() != "pool-aborted" {
+                    // What merely follows from another worker's failure would hide it.
+                    let cause = !["pool-aborted", journal::STOPPED].contains(&error.code());
+                    if earlier && cause {
                         *first = Some((tile, error));
                     }
                 }

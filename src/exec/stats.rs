@@ -4,7 +4,7 @@ use crate::kernel::{ExactSum, Stats};
 
 /// The text of a tile's statistics; exact, so that a resumed run reports what an uninterrupted one does.
 pub fn to_text(stats: &Stats) -> String {
-    if stats.elements == 0 && stats.non_finite == 0 {
+    if stats.elements == 0 && stats.non_finite == 0 && stats.zero_scale_codes == 0 {
         return String::new();
     }
     format!(

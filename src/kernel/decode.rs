@@ -58,11 +58,7 @@ impl Decode<2> for F16 {
 
     #[inline(always)]
     fn absolute(magnitude: i16) -> f32 {
-        if magnitude >= 0x7C00 {
-            f32::INFINITY
-        } else {
-            Self::value(magnitude.to_le_bytes(), 1.0)
-        }
+        if magnitude >= 0x7C00 { f32::INFINITY } else { Self::value(magnitude.to_le_bytes(), 1.0) }
     }
 
     #[inline(always)]
@@ -137,20 +133,12 @@ impl<const MANTISSA: u32, const BIAS: u32, const FIRST_NON_FINITE: u8> Decode<1>
     #[inline(always)]
     fn magnitude([code]: [u8; 1]) -> u8 {
         let negative_zero_is_nan = FIRST_NON_FINITE == 0x80;
-        if negative_zero_is_nan && code == 0x80 {
-            0x80
-        } else {
-            code & 0x7F
-        }
+        if negative_zero_is_nan && code == 0x80 { 0x80 } else { code & 0x7F }
     }
 
     #[inline(always)]
     fn absolute(magnitude: u8) -> f32 {
-        if magnitude >= FIRST_NON_FINITE {
-            f32::INFINITY
-        } else {
-            Self::value([magnitude], 1.0)
-        }
+        if magnitude >= FIRST_NON_FINITE { f32::INFINITY } else { Self::value([magnitude], 1.0) }
     }
 
     #[inline(always)]

@@ -46,12 +46,7 @@ impl Encode<2> for ToBf16 {
     #[inline(always)]
     fn put(self, x: f32, _fits_bf16: bool) -> Put<2> {
         let q = round_to_bf16(x);
-        Put {
-            code: ((q.to_bits() >> 16) as u16).to_le_bytes(),
-            t: x,
-            e: x - q,
-            saturated: false,
-        }
+        Put { code: ((q.to_bits() >> 16) as u16).to_le_bytes(), t: x, e: x - q, saturated: false }
     }
 }
 
@@ -73,12 +68,7 @@ impl Encode<2> for ToF16 {
         let a = x.abs();
         let Rounded { code, q } = round_to_minifloat::<10, 15>(a);
         let sign = (x.to_bits() >> 16) & 0x8000;
-        Put {
-            code: ((code | sign) as u16).to_le_bytes(),
-            t: a,
-            e: a - q,
-            saturated: false,
-        }
+        Put { code: ((code | sign) as u16).to_le_bytes(), t: a, e: a - q, saturated: false }
     }
 }
 
@@ -96,12 +86,7 @@ impl Encode<4> for ToF32 {
 
     #[inline(always)]
     fn put(self, x: f32, _fits_bf16: bool) -> Put<4> {
-        Put {
-            code: x.to_le_bytes(),
-            t: x,
-            e: 0.0,
-            saturated: false,
-        }
+        Put { code: x.to_le_bytes(), t: x, e: 0.0, saturated: false }
     }
 }
 
@@ -128,12 +113,7 @@ impl Encode<1> for ToInt8 {
         let t = x / self.scale;
         let k = round_to_int(t);
         let q = k as f32;
-        Put {
-            code: [k as u8],
-            t,
-            e: t - q,
-            saturated: false,
-        }
+        Put { code: [k as u8], t, e: t - q, saturated: false }
     }
 }
 
@@ -158,21 +138,12 @@ impl Encode<1> for ToInt8Ct {
     #[inline(always)]
     fn put(self, x: f32, fits_bf16: bool) -> Put<1> {
         let t = x / self.scale;
-        let y = round_to_bf16(if fits_bf16 {
-            t
-        } else {
-            round_to_bf16(x) / self.scale
-        });
+        let y = round_to_bf16(if fits_bf16 { t } else { round_to_bf16(x) / self.scale });
         let rounded = round_to_int(y);
         // On the integer, because clamps of floats do not vectorize.
         let k = rounded.clamp(-128, 127);
         let q = k as f32;
-        Put {
-            code: [k as u8],
-            t,
-            e: t - q,
-            saturated: k != rounded,
-        }
+        Put { code: [k as u8], t, e: t - q, saturated: k != rounded }
     }
 }
 
@@ -198,12 +169,7 @@ impl Encode<1> for ToE4m3 {
         let t = (x / self.scale).abs();
         let Rounded { code, q } = round_to_minifloat::<3, 7>(t);
         let sign = (x.to_bits() >> 24) & 0x80;
-        Put {
-            code: [(code | sign) as u8],
-            t,
-            e: t - q,
-            saturated: false,
-        }
+        Put { code: [(code | sign) as u8], t, e: t - q, saturated: false }
     }
 }
 
@@ -252,8 +218,5 @@ fn round_to_minifloat<const MANTISSA: u32, const BIAS: u32>(a: f32) -> Rounded {
     // of the significand moves into it.
     let significand = sum.to_bits().wrapping_sub(shifter.to_bits());
     let exponent = (binade - smallest_normal) >> (23 - MANTISSA);
-    Rounded {
-        code: significand + exponent,
-        q: sum - shifter,
-    }
+    Rounded { code: significand + exponent, q: sum - shifter }
 }

@@ -1,6 +1,6 @@
 //! Kernels: a tile of values in, codes, scales and error statistics out.
 //!
-//! [`reference`] is the definition, in plain scalar code. The fast kernels beside it equal it bit for bit, outputs and
+//! [`mod@reference`] is the definition, in plain scalar code. The fast kernels beside it equal it bit for bit, outputs and
 //! statistics, on every instruction set and for every split of a tensor into tiles (the tests hold this).
 //!
 //! A tile is a band of whole rows of a row-major `[rows, cols]` matrix. It starts on a block row of its source's scales

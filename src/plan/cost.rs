@@ -4,7 +4,7 @@
 //! measured in units (bytes of a copy, rows of a matrix) that can be cut anywhere at a multiple of `granule`; every cut
 //! gives the same bytes. The executor turns tasks into tiles; `plan` prices them with the same functions.
 
-use super::{Expr, Plan};
+use super::{Expr, Output, Plan};
 use crate::checkpoint::TensorId;
 use crate::dtype::Dtype;
 use crate::dtype::scheme::{Granularity, Scheme};
@@ -24,6 +24,8 @@ pub enum Work {
         source: TensorId,
         /// The output.
         output: u32,
+        /// Whether the tensor holds scales.
+        scale: bool,
     },
     /// Stored scales to F32; the unit is a scale.
     ScaleF32 {
@@ -246,7 +248,7 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
         let [rows, cols] = output.ty.matrix();
         let task = match &output.expr {
             Expr::Load(source) => Task {
-                work: Work::Copy { source: *source, output: i },
+                work: Work::Copy { source: *source, output: i, scale: is_scale(output) },
                 shard,
                 units: output.bytes(),
                 // A whole number of elements of any format, and of cache lines.
@@ -305,6 +307,11 @@ pub fn tasks(plan: &Plan) -> Result<Vec<Task>> {
     Ok(tasks)
 }
 
+/// Whether an output that is copied holds the scales of a quantized weight.
+fn is_scale(output: &Output) -> bool {
+    output.scheme.is_some() && output.ty.dtype.is_plain_float() && output.name.contains(".weight_scale")
+}
+
 /// Rows that a tile must hold whole: the scale blocks of source and target.
 fn granule(value: &Value, target_rows: u64) -> u64 {
     let source_rows = match value {
@@ -322,6 +329,33 @@ fn lcm(a: u64, b: u64) -> u64 {
         a
     };
     a / gcd(a, b) * b
+}
+
+/// Memory of a plan of `inputs` and `outputs` tensors with everything derived from it, in bytes: measured, rounded up.
+/// The quick check at the end, which opens the artifact, included.
+fn plan_memory(plan: &Plan) -> u64 {
+    (8 << 20) + 260 * plan.inputs.len() as u64 + 700 * plan.outputs.len() as u64
+}
+
+/// What a memory budget leaves for tiles: peak memory is promised to stay below the budget and 128 MiB, most of which a
+/// plan may use; a larger one is paid from the budget.
+///
+/// # Errors
+/// Exit 2 when nothing useful is left.
+pub fn tile_budget(plan: &Plan, memory: u64) -> Result<u64> {
+    const FREE: u64 = 96 << 20;
+    const LEAST: u64 = 16 << 20;
+    let excess = plan_memory(plan).saturating_sub(FREE);
+    match memory.checked_sub(excess).filter(|left| *left >= LEAST) {
+        Some(left) => Ok(left),
+        None => Err(Error::usage(
+            "memory-too-small",
+            "the plan of so many tensors does not fit the memory budget",
+        )
+        .expected(format!("--memory of at least {} bytes", excess + LEAST))
+        .found(format!("{memory} bytes for {} tensors", plan.outputs.len()))
+        .fix("raise --memory")),
+    }
 }
 
 /// How much of a memory budget one tile may use, so that `jobs` tiles fit.

@@ -34,6 +34,8 @@ pub struct Recipe {
     pub nan: Option<NanPolicy>,
     /// Copy the source's Python files.
     pub allow_code_files: Option<bool>,
+    /// Most tensor payload of a shard, in bytes.
+    pub shard_bytes: Option<u64>,
 }
 
 impl Recipe {
@@ -42,7 +44,7 @@ impl Recipe {
         toml::from_str(text).map_err(|e: toml::de::Error| {
             Error::usage("recipe-invalid", "the recipe is not valid")
                 .file(file)
-                .expected("TOML with the keys scheme, include, ignore, nan, allow-code-files")
+                .expected("TOML with the keys scheme, include, ignore, nan, allow-code-files, shard-bytes")
                 .found(e.message())
                 .fix("correct the key or value named above")
         })
@@ -55,6 +57,7 @@ impl Recipe {
         self.ignore.extend(over.ignore);
         self.nan = over.nan.or(self.nan);
         self.allow_code_files = over.allow_code_files.or(self.allow_code_files);
+        self.shard_bytes = over.shard_bytes.or(self.shard_bytes);
         self
     }
 }
@@ -76,6 +79,8 @@ pub struct ResolvedRecipe {
     pub nan: NanPolicy,
     /// Whether Python files are copied.
     pub allow_code_files: bool,
+    /// Most tensor payload of a shard, in bytes; a single larger tensor has a shard of its own.
+    pub shard_bytes: u64,
 }
 
 impl ResolvedRecipe {

@@ -1,5 +1,6 @@
 //! Looks at finished artifacts: opens them again with the strict reader and compares.
 
+pub mod contract;
 pub mod diff;
 mod quick;
 

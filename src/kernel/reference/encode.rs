@@ -9,11 +9,6 @@ pub const NORMALIZER_RANGE: [f32; 2] = [f32::from_bits((127 - 40) << 23), f32::f
 /// The largest E4M3FN value.
 const E4M3_MAX: f32 = 448.0;
 
-/// Whether `rule` makes scales and codes.
-pub fn supports(rule: Rule) -> bool {
-    rule != Rule::Given
-}
-
 /// The scale of a unit whose largest finite magnitude is `amax`; positive and finite.
 ///
 /// # Panics

@@ -3,7 +3,7 @@
 mod encode;
 mod value;
 
-pub use encode::{NORMALIZER_RANGE, encode, scale, supports};
+pub use encode::{NORMALIZER_RANGE, encode, scale};
 pub use value::{Element, element, first_fault};
 
 use super::stats::{LANES, Lanes, PIECE, Stats};
