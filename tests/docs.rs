@@ -2,7 +2,7 @@
 //! in the README is what the program prints, and the examples of plan and manifest are accepted.
 //!
 //! `UPDATE_EXPECT=1` rewrites the transcript.
-#![allow(clippy::disallowed_methods, reason = "tests make their own files")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test may open files and fail")]
 
 use clap::Parser;
 use silicast::artifact::manifest::read_manifest;

@@ -35,7 +35,7 @@ pub fn write(root: &Path) -> io::Result<Vec<PathBuf>> {
 /// Fails when a derived file under `root` is stale.
 ///
 /// # Errors
-/// As [`write`]; `InvalidData` names the stale files.
+/// As [`write()`]; `InvalidData` names the stale files.
 pub fn check(root: &Path) -> io::Result<()> {
     let stale: Vec<String> = stale(root)?.iter().map(|(path, _)| path.display().to_string()).collect();
     match stale.is_empty() {
@@ -150,7 +150,7 @@ fn pass(
     example(root, id, sections)
 }
 
-/// Adds the first literate test of a pass, where there is one.
+/// Lists the literate tests of a pass, where there are any, and shows the first one that is not a refusal.
 fn example(root: &Path, id: &str, sections: &mut String) -> io::Result<()> {
     let folder = format!("tests/plans/{id}");
     let mut files: Vec<String> = match std::fs::read_dir(root.join(&folder)) {
@@ -162,15 +162,20 @@ fn example(root: &Path, id: &str, sections: &mut String) -> io::Result<()> {
     };
     files.retain(|name| name.ends_with(".plan"));
     files.sort();
-    if let Some(first) = files.first() {
-        let path = format!("{folder}/{first}");
+    let _ = writeln!(sections, "\n### Cases\n\nEach is a test: a source, then what the pass makes of it.\n");
+    let mut shown = None;
+    for file in files {
+        let path = format!("{folder}/{file}");
         let text = read(root, &path)?;
-        let _ = writeln!(
-            sections,
-            "\n### Example\n\n[`{path}`](../{path}), a test of this pass; others lie beside it.\n\n\
-             ```text\n{}\n```",
-            text.trim_end()
-        );
+        let title = text.lines().next().and_then(|line| line.strip_prefix("# "));
+        let title = title.ok_or_else(|| invalid(format!("{path}: its first line is no `# TITLE`")))?;
+        let _ = writeln!(sections, "- [{}](../{path}): {title}", file.trim_end_matches(".plan"));
+        if shown.is_none() && !text.contains("\nreject ") {
+            shown = Some(text.trim_end().to_owned());
+        }
+    }
+    if let Some(text) = shown {
+        let _ = writeln!(sections, "\n```text\n{text}\n```");
     }
     Ok(())
 }
@@ -340,8 +345,11 @@ mod tests {
         put("targets/x.toml", &toml.replace("tier = 2", "tier = 1"));
         let error = check(root).unwrap_err().to_string();
         assert!(error.contains("docs/targets.md, README.md is stale"), "{error}");
-        put("tests/plans/cut/a.plan", "pass: cut\n");
+        put("tests/plans/cut/a.plan", "# No.\npass: cut\n---\nreject 3 x\n");
+        put("tests/plans/cut/b.plan", "# Yes.\npass: cut\n---\nout\n");
         assert_eq!(write(root).unwrap().len(), 3);
-        assert!(read(root, "docs/passes.md").unwrap().contains("```text\npass: cut\n```"));
+        let page = read(root, "docs/passes.md").unwrap();
+        assert!(page.contains("- [a](../tests/plans/cut/a.plan): No.\n- [b]"), "{page}");
+        assert!(page.contains("```text\n# Yes.\npass: cut\n---\nout\n```"), "{page}");
     }
 }
