@@ -189,9 +189,14 @@ fn unify_fused_groups(
             .found("one part quantized, another left in float")
             .fix("let --ignore and --include name all parts of the fused module or none"));
         }
-        if let Some((i, rows, block)) = unaligned_part(plan, &members, verdicts)
-            && !is_native_block(&plan.outputs[i], verdicts[i].as_ref().ok())
-        {
+        if let Some((i, rows, block)) = unaligned_part(plan, &members, verdicts) {
+            if is_native_block(&plan.outputs[i], verdicts[i].as_ref().ok()) {
+                outcome.notes.push(format!(
+                    "{} passes through with {rows} rows inside a fused module, no multiple of {block}: vLLM refuses such parts; --ignore its module to decode it",
+                    module_of(&plan.outputs[i].name)
+                ));
+                continue;
+            }
             outcome.notes.push(format!(
                 "{} keeps its float form: {rows} rows are no multiple of the {block}-row blocks inside a fused module",
                 module_of(&plan.outputs[i].name)

@@ -9,7 +9,7 @@ use super::Preset;
 use super::engine::{Dialect, Engine, set_compute_dtype, without_quantization};
 use crate::checkpoint::{Kind, Part, Role, looks_like_lookup, module_of};
 use crate::dtype::scheme::{Granularity, Rule, Scheme};
-use crate::plan::Fate;
+use crate::plan::{Expr, Fate, Output};
 use serde_json::{Map, Value, json};
 
 /// The dialect; the plug-ins differ in name only.
@@ -146,6 +146,18 @@ fn native_config(cx: &Dialect<'_>, scheme: Scheme) -> Value {
         config.insert("modules_to_not_convert".to_owned(), float_linears(cx).into());
     } else {
         config.insert("weight_block_size".to_owned(), json!([rows, cols]));
+    }
+    // What was FP8 in the source and is float now must be said, or the engine builds it as FP8 and casts.
+    let decoded = |o: &&Output| matches!(&o.expr, Expr::Cast { value, .. } if matches!(**value, Expr::Dequantize { .. }));
+    let mut added: Vec<Value> =
+        cx.plan.outputs.iter().filter(decoded).map(|o| module_of(&o.name).into()).collect();
+    if source.is_some() && !added.is_empty() {
+        let key =
+            if config.contains_key("ignored_layers") { "ignored_layers" } else { "modules_to_not_convert" };
+        if let Some(Value::Array(listed)) = config.get(key) {
+            added.splice(0..0, listed.iter().cloned());
+        }
+        config.insert(key.to_owned(), added.into());
     }
     match scheme.rule {
         Rule::DeepseekUe8m0 => {

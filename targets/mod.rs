@@ -2,7 +2,7 @@
 //!
 //! A [`Target`] is a TOML table of facts with their sources, one file per chip; no logic. An [`engine::Engine`] is the
 //! small Rust half: how one serving engine wants names, files and config. Adding a chip of a known engine is adding a
-//! file and a row in [`TARGETS`].
+//! file and a row in `TARGETS`.
 
 pub mod compressed_tensors;
 pub mod engine;

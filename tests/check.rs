@@ -642,3 +642,12 @@ fn the_strict_readers_codes_are_listed() {
     }
     assert!(seen > 40, "{seen}");
 }
+
+/// A rule that no defect reaches is worth nothing.
+#[test]
+fn every_rule_has_a_seeded_defect() {
+    let cases = include_str!("check.rs");
+    for rule in contract::RULES {
+        assert!(cases.contains(&format!("\"{}\"", rule.id)), "{}", rule.id);
+    }
+}

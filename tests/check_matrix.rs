@@ -106,7 +106,6 @@ fn what_a_recipe_leaves_in_float_is_no_finding() {
 }
 
 #[test]
-#[ignore = "convert keeps the list of a native FP8 source and does not add what the recipe leaves in float"]
 fn what_a_recipe_leaves_in_float_of_a_native_source_is_listed() {
     left_in_float(&["deepseek-v3", "qwen3-fp8"], &[("vllm", "FP8_BLOCK"), ("vllm", "FP8_BLOCK_UE8M0")]);
 }

@@ -44,10 +44,17 @@ fn threads_memory_and_instruction_set_do_not_change_bytes() {
         let source = inputs::fixture(root.path(), fixture);
         let mut digests = BTreeSet::new();
         // 512 threads share 64 MiB: tiles of 64 KiB.
-        for (jobs, memory) in [("1", "64MiB"), ("2", "1GiB"), ("8", "64MiB"), ("8", "1GiB"), ("512", "64MiB")] {
+        for (jobs, memory) in [("1", "64MiB"), ("2", "1GiB"), ("8", "64MiB"), ("8", "1GiB"), ("512", "64MiB")]
+        {
             for isa in Isa::available() {
                 let out = root.path().join("out");
-                let args = convert_with(&source, &out, target, scheme, &["--jobs", jobs, "--memory", memory, "--shard-size", "1MB"]);
+                let args = convert_with(
+                    &source,
+                    &out,
+                    target,
+                    scheme,
+                    &["--jobs", jobs, "--memory", memory, "--shard-size", "1MB"],
+                );
                 convert(isa, &args).expect(0);
                 digests.insert(tree::digest(&out));
                 fs::remove_dir_all(&out).unwrap();
@@ -69,7 +76,17 @@ fn a_run_resumed_anywhere_gives_the_same_bytes() {
         silicast(convert_args(&source, &reference, target, scheme)).expect(0);
         for round in 0..6 {
             let run = |jobs: &str, isa: Isa| {
-                convert(isa, &convert_with(&source, &out, target, scheme, &["--slice", "1/1", "--memory", "64MiB", "--jobs", jobs, "--json"])).expect(0)
+                convert(
+                    isa,
+                    &convert_with(
+                        &source,
+                        &out,
+                        target,
+                        scheme,
+                        &["--slice", "1/1", "--memory", "64MiB", "--jobs", jobs, "--json"],
+                    ),
+                )
+                .expect(0)
             };
             let isas = Isa::available();
             run(["512", "2"][round % 2], isas[round % isas.len()]);
@@ -82,7 +99,8 @@ fn a_run_resumed_anywhere_gives_the_same_bytes() {
             let torn = rng.below(40).min(journal.len() - ends[kept]);
             fs::write(&path, &journal[..ends[kept] + torn]).unwrap();
             let report = run(["8", "512"][round % 2], isas[(round + 1) % isas.len()]).json();
-            let (resumed, written) = (report["resumed_bytes"].as_u64().unwrap(), report["written_bytes"].as_u64().unwrap());
+            let (resumed, written) =
+                (report["resumed_bytes"].as_u64().unwrap(), report["written_bytes"].as_u64().unwrap());
             assert_eq!(resumed > 0, kept > 0, "{fixture}: {kept} lines, {report}");
             assert_eq!(written > 0, kept + 1 < ends.len(), "{fixture}: {kept} lines, {report}");
             finalize(&out).expect(0);
@@ -142,7 +160,13 @@ fn slices_in_any_order_give_the_bytes_of_one_run() {
         let args = |i: usize| {
             let slice = format!("{i}/3");
             let jobs = ["1", "8", "2"][i - 1];
-            convert_with(&source, &out, "vllm", "FP8_BLOCK", &["--shard-size", "1MB", "--slice", &slice, "--jobs", jobs])
+            convert_with(
+                &source,
+                &out,
+                "vllm",
+                "FP8_BLOCK",
+                &["--shard-size", "1MB", "--slice", &slice, "--jobs", jobs],
+            )
         };
         convert(isas[round % isas.len()], &args(order[0])).expect(0);
         finalize(&out).expect(4).says(&[&format!("slice {}/3", order[1].min(order[2])), "fix:"]);
@@ -170,7 +194,11 @@ fn foreign_slices_and_unsliced_runs_are_refused() {
     silicast(convert_args(&source, &out, "vllm", "W8A8")).expect(2).says(&["another slicing"]);
     let kept = tree::files(&partial(&out));
     let work = |files: &BTreeMap<String, Vec<u8>>| -> BTreeMap<String, Vec<u8>> {
-        files.iter().filter(|(name, _)| !name.starts_with("lock")).map(|(n, b)| (n.clone(), b.clone())).collect()
+        files
+            .iter()
+            .filter(|(name, _)| !name.starts_with("lock"))
+            .map(|(n, b)| (n.clone(), b.clone()))
+            .collect()
     };
     assert_eq!(work(&before), work(&kept));
     assert!(!out.exists());
@@ -229,7 +257,10 @@ fn slices_of_many_shards_run_side_by_side() {
         let written: Vec<u64> = std::thread::scope(|scope| {
             let workers: Vec<_> = (1..=count)
                 .map(|index| {
-                    let args = args(&out, &["--json", "--slice", &format!("{index}/{count}"), "--jobs", &index.to_string()]);
+                    let args = args(
+                        &out,
+                        &["--json", "--slice", &format!("{index}/{count}"), "--jobs", &index.to_string()],
+                    );
                     scope.spawn(move || silicast(args).expect(0).json()["written_bytes"].as_u64().unwrap())
                 })
                 .collect();

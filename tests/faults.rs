@@ -29,7 +29,8 @@ fn partial(out: &Path) -> PathBuf {
 
 /// The plan of a conversion with the options [`SMALL`].
 fn plan(source: &Path, target: &str, scheme: &str) -> Plan {
-    let args = ["plan", source.to_str().unwrap(), "--target", target, "--scheme", scheme, "--shard-size", "16MB"];
+    let args =
+        ["plan", source.to_str().unwrap(), "--target", target, "--scheme", scheme, "--shard-size", "16MB"];
     parser::parse(&silicast(args).expect(0).stdout).unwrap()
 }
 
@@ -117,7 +118,8 @@ fn a_killed_run_resumes_to_the_same_bytes() {
     for round in 0..200 {
         let out = root.path().join(format!("out{round}"));
         for _ in 0..6 {
-            let kind = (0..3u32).find(|k| kills[*k as usize] < KILLS[*k as usize] && rng.below(2) == 0).unwrap_or(1);
+            let kind =
+                (0..3u32).find(|k| kills[*k as usize] < KILLS[*k as usize] && rng.below(2) == 0).unwrap_or(1);
             let mut child = start(args(&out));
             run_to_some_instant(&mut child, kind, &out, lines, &mut rng);
             child.kill().unwrap();
@@ -130,10 +132,14 @@ fn a_killed_run_resumes_to_the_same_bytes() {
         if !out.exists() {
             let journaled = journaled_bytes(&plan, &out);
             kept += journaled;
-            let ran = silicast(args(&out).iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0);
+            let ran =
+                silicast(args(&out).iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0);
             let report = ran.json();
-            let (resumed, written, read) =
-                (number(&report, "resumed_bytes"), number(&report, "written_bytes"), number(&report, "read_bytes"));
+            let (resumed, written, read) = (
+                number(&report, "resumed_bytes"),
+                number(&report, "written_bytes"),
+                number(&report, "read_bytes"),
+            );
             assert_eq!(resumed + written, total, "{report}");
             // Sealed already but for the rename: then everything counts, whatever is left of the journal.
             assert!(resumed == journaled || resumed == total, "{journaled} bytes were journaled: {report}");
@@ -167,7 +173,9 @@ fn a_signal_ends_in_exit_6_and_the_run_resumes() {
         let mut command = command(&args);
         let child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         wait_for_lines(&out, 3);
-        assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success()
+        );
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(6), "SIG{signal}: {stderr}");
@@ -208,7 +216,8 @@ fn a_source_that_changed_since_is_refused_and_restart_takes_it() {
     refused("model-00002-of-00002.safetensors");
     let mut restart = args.clone();
     restart.push("--restart".into());
-    let report = silicast(restart.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0).json();
+    let report =
+        silicast(restart.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0).json();
     assert_eq!(number(&report, "resumed_bytes"), 0);
     let fresh = root.path().join("fresh");
     silicast(convert_with(&source, &fresh, "vllm", "W8A8", SMALL)).expect(0);
@@ -236,7 +245,8 @@ fn a_source_truncated_or_rewritten_during_the_run_leaves_no_output() {
         MODEL.write(&source, 2);
         let last = source.join("model-00002-of-00002.safetensors");
         let out = root.path().join(format!("{case}-out"));
-        let mut command = command(convert_with(&source, &out, "vllm", "W8A8", &["--jobs", "1", "--memory", "64MiB"]));
+        let mut command =
+            command(convert_with(&source, &out, "vllm", "W8A8", &["--jobs", "1", "--memory", "64MiB"]));
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         wait_for_lines(&out, 2);
         let file = File::options().write(true).open(&last).unwrap();
@@ -262,7 +272,9 @@ fn in_mount_namespace(name: &str) -> bool {
     }
     let exe = std::env::current_exe().unwrap();
     let flags = ["-m", "-rm"].into_iter().find(|flags| {
-        let probe = Command::new("unshare").args([flags, "sh", "-c", "mount -t tmpfs -o size=64k none /mnt"]).output();
+        let probe = Command::new("unshare")
+            .args([flags, "sh", "-c", "mount -t tmpfs -o size=64k none /mnt"])
+            .output();
         probe.is_ok_and(|o| o.status.success())
     });
     let flags = flags.expect("mounting a tmpfs is needed: run as root, or where `unshare -rm` works");
@@ -273,7 +285,8 @@ fn in_mount_namespace(name: &str) -> bool {
         .env(INNER, "1")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     false
 }
@@ -305,7 +318,11 @@ fn a_full_disk_is_exit_5_and_the_run_resumes_once_there_is_room() {
         if ran.code != Some(0) {
             failures += 1;
             let ran = ran.expect(5).says(&["error:", "file:", "found:", "fix:"]);
-            assert!(ran.stderr.contains("No space left") || ran.stderr.contains("does not fit"), "{}", ran.stderr);
+            assert!(
+                ran.stderr.contains("No space left") || ran.stderr.contains("does not fit"),
+                "{}",
+                ran.stderr
+            );
             assert!(!out.exists(), "{size} bytes");
             let grown = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk).status().unwrap();
             assert!(grown.success());
@@ -353,7 +370,11 @@ fn a_disk_that_fills_up_during_the_work_is_exit_5_too() {
             };
             if ran.code != Some(0) {
                 let ran = ran.expect(5).says(&["error:", "file:"]);
-                assert!(ran.stderr.contains("No space left") && ran.stderr.contains("free space"), "{}", ran.stderr);
+                assert!(
+                    ran.stderr.contains("No space left") && ran.stderr.contains("free space"),
+                    "{}",
+                    ran.stderr
+                );
                 assert!(!out.exists());
                 *if finalize { &mut finalizing } else { &mut converting } += 1;
                 break;
@@ -369,7 +390,10 @@ fn a_disk_that_fills_up_during_the_work_is_exit_5_too() {
         assert!(Command::new("umount").arg(&disk).status().unwrap().success());
     }
     eprintln!("{converting} failures while converting, {finalizing} while finalizing");
-    assert!(converting >= 3 && finalizing >= 3, "{converting} failures while converting, {finalizing} while finalizing");
+    assert!(
+        converting >= 3 && finalizing >= 3,
+        "{converting} failures while converting, {finalizing} while finalizing"
+    );
 }
 
 /// A write that fails for a reason of its own: the limit on the size of a file.
@@ -384,7 +408,13 @@ fn a_file_size_limit_is_exit_5_and_the_run_resumes_without_it() {
         let out = root.path().join(format!("out{blocks}"));
         let args = convert_args(&source, &out, "vllm", "BF16");
         let mut limited = Command::new("sh");
-        limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""), support::binary::SILICAST]).args(&args);
+        limited
+            .args([
+                "-c",
+                &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""),
+                support::binary::SILICAST,
+            ])
+            .args(&args);
         finish(&mut limited).expect(5).says(&["error:", "file:"]);
         assert!(!out.exists());
         silicast(&args).expect(0);
@@ -404,7 +434,12 @@ fn unwritable_outputs_are_exit_5() {
     fs::create_dir(&sealed).unwrap();
     mount("ro,size=1m", &sealed);
     fs::write(root.path().join("file"), b"x").unwrap();
-    for out in [sealed.join("out"), root.path().join("file/out"), root.path().join("missing/folder/out"), PathBuf::from("/proc/silicast/out")] {
+    for out in [
+        sealed.join("out"),
+        root.path().join("file/out"),
+        root.path().join("missing/folder/out"),
+        PathBuf::from("/proc/silicast/out"),
+    ] {
         let ran = silicast(convert_args(&source, &out, "vllm", "W8A8")).expect(5);
         let ran = ran.says(&["error:", "out.partial", "found:"]);
         assert!(ran.stderr.lines().count() < 12, "{}", ran.stderr);
@@ -491,7 +526,8 @@ fn damaged_unfinished_work_is_done_again() {
                 fs::write(&shard, bytes).unwrap();
             }
         }
-        let report = silicast(sliced.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0).json();
+        let report =
+            silicast(sliced.iter().map(OsString::as_os_str).chain([OsStr::new("--json")])).expect(0).json();
         assert!(number(&report, "resumed_bytes") + number(&report, "written_bytes") > 0);
         assert!(fs::read(&shard).unwrap() == whole, "round {round}");
         fs::remove_file(partial(&out).join("done.1-of-1.json")).unwrap();

@@ -20,7 +20,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/validate", &["targets", "plan", "checkpoint", "io", "kernel", "dtype"]),
     (
         "src/cli",
-        &["validate", "exec", "compile", "artifact", "passes", "targets", "plan", "checkpoint", "io", "kernel", "dtype"],
+        &[
+            "validate",
+            "exec",
+            "compile",
+            "artifact",
+            "passes",
+            "targets",
+            "plan",
+            "checkpoint",
+            "io",
+            "kernel",
+            "dtype",
+        ],
     ),
 ];
 
@@ -63,7 +75,11 @@ fn modules_name_only_what_lies_below_them() {
             for (_, item) in EXCEPTIONS.iter().filter(|(of, _)| of == module) {
                 text = text.replace(item, "");
             }
-            assert!(!text.contains("use crate::{"), "{}: one `use` per module, so that this test sees it", file.display());
+            assert!(
+                !text.contains("use crate::{"),
+                "{}: one `use` per module, so that this test sees it",
+                file.display()
+            );
             for name in named(&text) {
                 seen += 1;
                 let lawful = name == own || name == "error" || below.contains(&name);

@@ -29,10 +29,17 @@ fn check(source: &Path, out: &Path, target: &str, scheme: &str, jobs: &str) {
     let plan = run("plan", &[]);
     let promised = plan["peak_memory_bytes"].as_u64().unwrap();
     assert!(promised <= BUDGET + OVERHEAD, "{promised}");
-    assert!(plan["source"]["bytes"].as_u64().unwrap() >= 10 * BUDGET, "the input is too small to show anything");
+    assert!(
+        plan["source"]["bytes"].as_u64().unwrap() >= 10 * BUDGET,
+        "the input is too small to show anything"
+    );
     let report = run("convert", &["--jobs", jobs]);
     let peak = report["peak_rss_bytes"].as_u64().unwrap();
-    eprintln!("{target} {scheme} --jobs {jobs}: peak {} MiB of {} MiB", peak >> 20, (BUDGET + OVERHEAD) >> 20);
+    eprintln!(
+        "{target} {scheme} --jobs {jobs}: peak {} MiB of {} MiB",
+        peak >> 20,
+        (BUDGET + OVERHEAD) >> 20
+    );
     assert!(peak > 1 << 20 && peak <= BUDGET + OVERHEAD, "{peak} bytes with {jobs} threads");
     let inspect = silicast([OsStr::new("inspect"), source.as_os_str(), OsStr::new("--json")]).expect(0);
     assert!(inspect.json()["bytes"].as_u64().unwrap() >= 10 * BUDGET);
@@ -57,7 +64,11 @@ fn a_single_tensor_of_eleven_times_the_budget() {
     let name = "model.layers.0.mlp.down_proj";
     let mut infos = [
         Info { name: format!("{name}.weight"), dtype: Dtype::F8E4m3, shape: vec![rows, cols] },
-        Info { name: format!("{name}.weight_scale_inv"), dtype: Dtype::F32, shape: vec![rows / 128, cols / 128] },
+        Info {
+            name: format!("{name}.weight_scale_inv"),
+            dtype: Dtype::F32,
+            shape: vec![rows / 128, cols / 128],
+        },
     ];
     let (head, payload) = head(&mut infos, Order::Dtype);
     let file = fs::File::create(source.join("model.safetensors")).unwrap();

@@ -64,7 +64,8 @@ fn open_officially(out: &Path, plan: &Value) {
     let mut found: BTreeMap<String, (String, String, Vec<u64>)> = BTreeMap::new();
     for name in tree::names(out).into_iter().filter(|n| n.ends_with(".safetensors")) {
         let bytes = fs::read(out.join(&name)).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}/{name}: {e}", out.display()));
+        let file =
+            SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}/{name}: {e}", out.display()));
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
         for (tensor, view) in file.tensors() {
@@ -96,7 +97,15 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
     for (target, schemes) in CELLS {
         for scheme in *schemes {
             let out = root.join(format!("{fixture}-{target}-{scheme}"));
-            let plan = silicast(["plan".as_ref(), source.as_os_str(), "--json".as_ref(), "--target".as_ref(), target.as_ref(), "--scheme".as_ref(), OsStr::new(scheme)]);
+            let plan = silicast([
+                "plan".as_ref(),
+                source.as_os_str(),
+                "--json".as_ref(),
+                "--target".as_ref(),
+                target.as_ref(),
+                "--scheme".as_ref(),
+                OsStr::new(scheme),
+            ]);
             let ran = silicast(convert_args(&source, &out, target, scheme));
             if ran.code != Some(0) || plan.code != Some(0) {
                 return vec![format!("{fixture} {target} {scheme}: exit {:?}\n{}", ran.code, ran.stderr)];
@@ -108,7 +117,8 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
     for (target, scheme) in [("ascend-910b", "W8A8_DYNAMIC"), ("vllm", "FP8_BLOCK")] {
         let out = root.join(format!("{fixture}-{target}")).join(SHARDED);
         fs::create_dir(out.parent().unwrap()).unwrap();
-        silicast(convert_with(&source, &out, target, scheme, &["--shard-size", &SHARD_BYTES.to_string()])).expect(0);
+        silicast(convert_with(&source, &out, target, scheme, &["--shard-size", &SHARD_BYTES.to_string()]))
+            .expect(0);
         let shards = tree::names(&out).iter().filter(|n| n.ends_with(".safetensors")).count();
         assert!(shards > 3, "{fixture} has {shards} shards");
         jobs.push((source.clone(), out, target, scheme));
@@ -163,7 +173,9 @@ fn the_oracle_finds_single_changed_bits() {
     let (_, codes, _) = inputs::locate(&out, "model.layers.1.mlp.down_proj.weight");
     let (_, scales, _) = inputs::locate(&out, "model.layers.1.mlp.down_proj.weight_scale");
     let whole = fs::read(&shard).unwrap();
-    for (at, names) in [(codes as usize + 1000, "down_proj.weight "), (scales as usize + 8, "down_proj.weight_scale ")] {
+    for (at, names) in
+        [(codes as usize + 1000, "down_proj.weight "), (scales as usize + 8, "down_proj.weight_scale ")]
+    {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         fs::write(&shard, bytes).unwrap();

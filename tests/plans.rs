@@ -192,7 +192,9 @@ const BREAKS: &[Break] = &[
     ("reads source tensor number 99 of 6", NORM, |p| output(p, NORM).expr = Expr::Load(99)),
     ("declared as f32[128] but computed as bf16[128]", NORM, |p| output(p, NORM).ty.dtype = Dtype::F32),
     ("declared as bf16[64] but computed as bf16[128]", NORM, |p| output(p, NORM).ty.shape = [64].into()),
-    ("declared as i8[128,200] but computed as i8[200,128]", CODES, |p| output(p, CODES).ty.shape = [128, 200].into()),
+    ("declared as i8[128,200] but computed as i8[200,128]", CODES, |p| {
+        output(p, CODES).ty.shape = [128, 200].into()
+    }),
     ("needs a [4, 2] scale grid", DECODED, |p| {
         let Expr::Cast { value, .. } = &mut output(p, DECODED).expr else { panic!() };
         let Expr::Dequantize { scheme, .. } = &mut **value else { panic!() };
@@ -206,7 +208,9 @@ const BREAKS: &[Break] = &[
     ("cast of f8_e4m3 to bf16", DECODED, |p| {
         output(p, DECODED).expr = Expr::Cast { value: Box::new(Expr::Load(0)), to: Dtype::BF16 };
     }),
-    ("a f8_e4m3 tensor is no scale", NORM, |p| output(p, NORM).expr = Expr::ScaleF32 { scale: 0, pow2: false }),
+    ("a f8_e4m3 tensor is no scale", NORM, |p| {
+        output(p, NORM).expr = Expr::ScaleF32 { scale: 0, pow2: false }
+    }),
     ("is no matrix", CODES, |p| {
         let scheme: Scheme = "i8:channel:f32:amax127".parse().unwrap();
         output(p, CODES).expr = Expr::Codes { value: Box::new(Expr::Load(5)), scheme };
@@ -223,7 +227,9 @@ const BREAKS: &[Break] = &[
         let i = at(p, NORM);
         p.outputs.remove(i);
     }),
-    ("dropped, and also used or dropped again", NORM, |p| p.drops.push(Dropped { source: 5, reason: "why".into() })),
+    ("dropped, and also used or dropped again", NORM, |p| {
+        p.drops.push(Dropped { source: 5, reason: "why".into() })
+    }),
     ("dropped, and also used or dropped again", DROPPED, |p| {
         let again = p.drops[0].clone();
         p.drops.push(again);
@@ -269,8 +275,13 @@ fn the_verifier_refuses_every_broken_invariant() {
     for (i, (says, tensor, damage)) in BREAKS.iter().enumerate() {
         let mut plan = valid();
         damage(&mut plan);
-        let Err(Violation { tensor: found, what }) = verify(&plan) else { panic!("break {i} ({says}) is accepted") };
-        assert!(what.contains(says) && found == *tensor, "break {i}: expected {says:?} of {tensor}, found {what:?} of {found}");
+        let Err(Violation { tensor: found, what }) = verify(&plan) else {
+            panic!("break {i} ({says}) is accepted")
+        };
+        assert!(
+            what.contains(says) && found == *tensor,
+            "break {i}: expected {says:?} of {tensor}, found {what:?} of {found}"
+        );
     }
 }
 

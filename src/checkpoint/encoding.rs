@@ -55,6 +55,7 @@ const NVFP4: &str = "FP4 packed in U8 (NVFP4 or MXFP4)";
 const BNB: &str = "bitsandbytes";
 /// What conversion says of codes with offsets.
 pub(super) const INT8_OFFSET: &str = "INT8 with offsets";
+const INT4_IN_I8: &str = "INT4 in INT8 containers";
 const INT8_ASYMMETRIC: &str = "asymmetric INT8";
 const RANK: &str = "quantized tensor that is no matrix";
 const SUB_BYTE: &str = "sub-byte floats";
@@ -172,7 +173,12 @@ impl Classifier<'_> {
             self.refuse(id, module, FP4_I8, &companions);
         } else if let Some(offset) = self.companion(module, "weight_offset") {
             // AscendV1 stores offsets beside every scale, zero where the scheme is symmetric.
+            let rows = self.tensors[id as usize].shape.first().copied().unwrap_or(0);
             match self.companion(module, "weight_scale") {
+                // Packed INT4 has two rows of the weight in each stored one.
+                Some(scale) if self.tensors[scale as usize].shape.first() != Some(&rows) => {
+                    self.refuse(id, module, INT8_OFFSET, &companions);
+                }
                 Some(_) => {
                     self.out[offset as usize] = Encoding::OffsetOf { codes: id };
                     return self.scaled(id, module, &["weight_scale"]);
@@ -183,6 +189,8 @@ impl Classifier<'_> {
             || self.groups(Dtype::I8).any(|g| !g.symmetric)
         {
             self.refuse(id, module, INT8_ASYMMETRIC, &companions);
+        } else if self.narrower_than_8_bits() {
+            self.refuse(id, module, INT4_IN_I8, &companions);
         } else if self.companion(module, "weight_scale").is_some() {
             return self.scaled(id, module, &["weight_scale"]);
         } else if self.tensors[id as usize].shape.len() == 2 {
@@ -236,6 +244,13 @@ impl Classifier<'_> {
         self.out[id as usize] = Encoding::Codes { scale, scheme };
         self.out[scale as usize] = Encoding::ScaleOf { codes: id };
         Ok(())
+    }
+
+    /// Whether the config announces integers of fewer bits: they lie in INT8 containers with group scales.
+    fn narrower_than_8_bits(&self) -> bool {
+        let groups = self.quantization.map_or(&[][..], |q| &q.groups);
+        let mut integers = groups.iter().filter(|g| g.kind == "int").peekable();
+        integers.peek().is_some() && integers.all(|g| g.bits.is_some_and(|bits| bits < 8))
     }
 
     /// Config groups whose weights have 8-bit codes of `element`'s kind.

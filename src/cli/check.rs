@@ -10,7 +10,6 @@ use std::path::Path;
 pub(super) fn run(dir: &Path, target: Option<&str>, engine: Option<&str>, ui: &Ui) -> Result<u8> {
     let target = target.map(Target::find).transpose()?;
     let outcome = check(dir, target, engine)?;
-    let sampled = outcome.scale_bytes_read < outcome.scale_bytes;
     if ui.json() {
         ui.document(&outcome)?;
     } else {
@@ -27,7 +26,7 @@ pub(super) fn run(dir: &Path, target: Option<&str>, engine: Option<&str>, ui: &U
             }
             text.push('\n');
         }
-        if sampled {
+        if outcome.scales_sampled {
             text += &format!(
                 "scales: {} of {} looked at, both ends of every tensor\n",
                 size(outcome.scale_bytes_read),
@@ -53,7 +52,7 @@ fn row(finding: &Finding) -> Vec<String> {
         finding.severity.name().to_owned(),
         finding.id.to_owned(),
         at.map_or(String::new(), |text| quote(text, 120)),
-        quote(&finding.expected, 100),
-        quote(&finding.found, 160),
+        quote(&finding.expected, 70),
+        quote(&finding.found, 90),
     ]
 }

@@ -240,12 +240,13 @@ pub(super) fn summary(plan: &Plan, source_bytes: u64, peak: u64) -> String {
     let mut text =
         table(&["fate", "tensors in", "bytes in", "tensors out", "bytes out"], &rows, &[1, 2, 3, 4]);
     text += &format!(
-        "{} → {} for {} ({}); {} shards; peak memory at most {}",
+        "{} → {} for {} ({}); {} shard{}; peak memory at most {}",
         plan.header.family,
         plan.header.scheme,
         plan.header.target,
         plan.header.engine,
         count(plan.shards.len() as u64),
+        if plan.shards.len() == 1 { "" } else { "s" },
         size(peak)
     );
     text

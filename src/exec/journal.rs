@@ -342,8 +342,12 @@ impl Journal {
         let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, torn) = &mut *guard;
         if *torn {
-            return Err(Error::new(Class::Io, STOPPED, "an earlier line of the journal could not be written")
-                .file(file.path().display()));
+            return Err(Error::new(
+                Class::Io,
+                STOPPED,
+                "an earlier line of the journal could not be written",
+            )
+            .file(file.path().display()));
         }
         file.append(&bytes).inspect_err(|_| *torn = true)
     }

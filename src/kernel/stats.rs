@@ -67,7 +67,7 @@ const STEPS: usize = 128;
 /// The sums of one unit, in an order of additions that vectors follow.
 ///
 /// A unit is taken row by row, a row in pieces of [`PIECE`] columns, a piece in steps of [`LANES`] elements (the last
-/// padded with zeros). Each lane adds its squares in `f32`. After a piece, once [`STEPS`] steps have been added, and at
+/// padded with zeros). Each lane adds its squares in `f32`. After a piece, once 128 steps have been added, and at
 /// the end of the unit, the lanes are folded: halves are added in `f32` (16 to 8 to 4 to 2 to 1) and the result is added
 /// to an `f64`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -42,7 +42,9 @@ fn a_plan_states_exactly_what_is_written() {
             .collect();
         let mut found: BTreeMap<String, u64> =
             tree::files(&out).into_iter().map(|(name, bytes)| (name, bytes.len() as u64)).collect();
-        assert!(found.remove("silicast/manifest.json").is_some() && found.remove("silicast/plan.txt").is_some());
+        assert!(
+            found.remove("silicast/manifest.json").is_some() && found.remove("silicast/plan.txt").is_some()
+        );
         assert_eq!(found, planned, "{fixture}");
 
         // Every tensor at its offset.
@@ -70,8 +72,16 @@ fn a_plan_states_exactly_what_is_written() {
                 continue;
             }
             let (file, offset, bytes, dtype, shape) = &headers[entry["name"].as_str().unwrap()];
-            assert_eq!((&entry["file"], &entry["dtype"]), (&file.as_str().into(), &(*dtype).into()), "{entry}");
-            assert_eq!((entry["offset"].as_u64(), entry["bytes"].as_u64()), (Some(*offset), Some(*bytes)), "{entry}");
+            assert_eq!(
+                (&entry["file"], &entry["dtype"]),
+                (&file.as_str().into(), &(*dtype).into()),
+                "{entry}"
+            );
+            assert_eq!(
+                (entry["offset"].as_u64(), entry["bytes"].as_u64()),
+                (Some(*offset), Some(*bytes)),
+                "{entry}"
+            );
             assert_eq!(entry["shape"], serde_json::json!(shape));
             total += bytes;
         }
@@ -97,12 +107,20 @@ fn a_plan_states_exactly_what_is_written() {
         assert_eq!(plan["digest"], printer::digest(&parsed));
         assert_eq!(plan["digest"], blake3::hash(text.as_bytes()).to_hex().to_string());
         assert_eq!(fs::read_to_string(out.join("silicast/plan.txt")).unwrap(), text);
-        let manifest: Value = serde_json::from_slice(&fs::read(out.join("silicast/manifest.json")).unwrap()).unwrap();
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(out.join("silicast/manifest.json")).unwrap()).unwrap();
         assert_eq!(manifest["plan_digest"], format!("blake3:{}", printer::digest(&parsed)));
-        let listed: BTreeSet<&str> =
-            manifest["output"]["files"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+        let listed: BTreeSet<&str> = manifest["output"]["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| f["path"].as_str().unwrap())
+            .collect();
         let files = tree::files(&out);
-        assert_eq!(listed, files.keys().map(String::as_str).filter(|n| *n != "silicast/manifest.json").collect());
+        assert_eq!(
+            listed,
+            files.keys().map(String::as_str).filter(|n| *n != "silicast/manifest.json").collect()
+        );
         let manifest_sources = manifest["source"]["files"].as_array().unwrap();
         for file in manifest_sources.iter().chain(manifest["output"]["files"].as_array().unwrap()) {
             let dir = if manifest_sources.contains(file) { &source } else { &out };
@@ -120,10 +138,15 @@ fn quantized_values_stay_close_and_kept_ones_equal() {
     for (fixture, target, scheme) in CELLS {
         let source = inputs::fixture(root.path(), fixture);
         let out = root.path().join(format!("{fixture}-out"));
-        silicast(convert_with(&source, &out, target, scheme, &["--validate", "full", "--digest", "sha256"])).expect(0);
+        silicast(convert_with(&source, &out, target, scheme, &["--validate", "full", "--digest", "sha256"]))
+            .expect(0);
         let plan = silicast(plan_args(&source, target, scheme).iter().chain(&["--json"])).expect(0).json();
-        let fates: BTreeMap<&str, &Value> =
-            plan["entries"].as_array().unwrap().iter().map(|e| (e["name"].as_str().unwrap(), &e["fate"])).collect();
+        let fates: BTreeMap<&str, &Value> = plan["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| (e["name"].as_str().unwrap(), &e["fate"]))
+            .collect();
         let diff = silicast(["diff".as_ref(), source.as_os_str(), out.as_os_str(), "--json".as_ref()]).json();
         for row in diff["tensors"].as_array().unwrap() {
             let fate = fates[row["name"].as_str().unwrap()];
@@ -136,7 +159,8 @@ fn quantized_values_stay_close_and_kept_ones_equal() {
                 verdict => assert_eq!(verdict, "equal", "{row}"),
             }
         }
-        let manifest: Value = serde_json::from_slice(&fs::read(out.join("silicast/manifest.json")).unwrap()).unwrap();
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(out.join("silicast/manifest.json")).unwrap()).unwrap();
         for file in manifest["output"]["files"].as_array().unwrap() {
             assert_eq!(file["sha256"].as_str().unwrap().len(), 64, "{file}");
         }
@@ -148,7 +172,14 @@ fn nothing_of_the_machine_is_in_an_artifact() {
     let root = tempfile::tempdir().unwrap();
     let source = inputs::fixture(root.path(), "deepseek-v3.1");
     let out = root.path().join("out-of-the-ordinary");
-    silicast(convert_with(&source, &out, "ascend-910b", "W8A8_DYNAMIC", &["--jobs", "7", "--memory", "777MiB"])).expect(0);
+    silicast(convert_with(
+        &source,
+        &out,
+        "ascend-910b",
+        "W8A8_DYNAMIC",
+        &["--jobs", "7", "--memory", "777MiB"],
+    ))
+    .expect(0);
     let text = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -172,7 +203,12 @@ fn nothing_of_the_machine_is_in_an_artifact() {
         for word in &forbidden {
             assert!(!content.contains(word.as_str()) && !name.contains(word.as_str()), "{name} holds {word}");
         }
-        assert!(!name.contains("tmp") && !name.contains("partial") && !name.contains("lock") && !name.contains("journal"));
+        assert!(
+            !name.contains("tmp")
+                && !name.contains("partial")
+                && !name.contains("lock")
+                && !name.contains("journal")
+        );
     }
 }
 
@@ -193,7 +229,12 @@ fn files_are_0644_whatever_the_umask() {
             assert_eq!(mode, 0o644, "{name} under umask {umask}");
         }
         for folder in [&out, &out.join("silicast")] {
-            assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o7777, 0o755, "{}", folder.display());
+            assert_eq!(
+                fs::metadata(folder).unwrap().permissions().mode() & 0o7777,
+                0o755,
+                "{}",
+                folder.display()
+            );
         }
     }
     tree::assert_equal(&root.path().join("077"), &root.path().join("000"));
@@ -212,8 +253,14 @@ fn python_files_travel_only_when_allowed() {
     ran.says(&["configuration_deepseek.py", "modeling_deepseek.py", "--allow-code-files"]);
     let names = tree::names(&out);
     let expected = [
-        "LICENSE", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "silicast",
-        "tokenizer.json", "tokenizer_config.json",
+        "LICENSE",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "silicast",
+        "tokenizer.json",
+        "tokenizer_config.json",
     ];
     assert_eq!(names, expected);
     let allowed = root.path().join("allowed");
@@ -251,6 +298,9 @@ fn artifacts_can_be_converted_again() {
     let [first, second] = ["first", "second"].map(|name| root.path().join(name));
     silicast(convert_args(&source, &first, "vllm", "FP8_BLOCK_UE8M0")).expect(0);
     silicast(convert_args(&first, &second, "vllm", "FP8_BLOCK_UE8M0")).expect(0);
-    assert_eq!(fs::read(first.join("model.safetensors")).unwrap(), fs::read(second.join("model.safetensors")).unwrap());
+    assert_eq!(
+        fs::read(first.join("model.safetensors")).unwrap(),
+        fs::read(second.join("model.safetensors")).unwrap()
+    );
     assert_eq!(fs::read(first.join("config.json")).unwrap(), fs::read(second.join("config.json")).unwrap());
 }

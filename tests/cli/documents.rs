@@ -48,7 +48,10 @@ fn every_command_has_its_document() {
     has(&inspect, &["family:s", "tensors:u", "bytes:u", "schemes:a", "notes:a"]);
     list(&inspect, "schemes").iter().for_each(|s| has(s, &["name:s", "tensors:u", "bytes:u"]));
     let sum = |key: &str| list(&inspect, "schemes").iter().map(|s| s[key].as_u64().unwrap()).sum::<u64>();
-    assert_eq!((sum("tensors"), sum("bytes")), (inspect["tensors"].as_u64().unwrap(), inspect["bytes"].as_u64().unwrap()));
+    assert_eq!(
+        (sum("tensors"), sum("bytes")),
+        (inspect["tensors"].as_u64().unwrap(), inspect["bytes"].as_u64().unwrap())
+    );
     assert!(list(&inspect, "notes").iter().all(Value::is_string));
 
     let targets = document(&["targets"], 0);
@@ -66,7 +69,21 @@ fn every_command_has_its_document() {
     }
 
     let plan = document(&["plan", src, "--target", "ascend-910b"], 0);
-    has(&plan, &["target:s", "engine:s", "scheme:s", "digest:s", "source:o", "output:o", "read_bytes:u", "peak_memory_bytes:u", "fates:o", "entries:a"]);
+    has(
+        &plan,
+        &[
+            "target:s",
+            "engine:s",
+            "scheme:s",
+            "digest:s",
+            "source:o",
+            "output:o",
+            "read_bytes:u",
+            "peak_memory_bytes:u",
+            "fates:o",
+            "entries:a",
+        ],
+    );
     has(&plan["source"], &["files:u", "tensors:u", "bytes:u"]);
     has(&plan["output"], &["files:a", "tensors:u", "bytes:u"]);
     list(&plan["output"], "files").iter().for_each(|f| has(f, &["path:s", "bytes:u"]));
@@ -80,10 +97,25 @@ fn every_command_has_its_document() {
         assert!(["quantized", "reencoded", "kept", "dropped"].contains(&entry["fate"].as_str().unwrap()));
         assert!(!entry["reason"].as_str().unwrap().is_empty());
     }
-    assert_eq!((&plan["target"], &plan["engine"], &plan["scheme"]), (&"ascend-910b".into(), &"vllm-ascend".into(), &"W8A8_DYNAMIC".into()));
+    assert_eq!(
+        (&plan["target"], &plan["engine"], &plan["scheme"]),
+        (&"ascend-910b".into(), &"vllm-ascend".into(), &"W8A8_DYNAMIC".into())
+    );
 
     let convert = document(&["convert", src, "-o", out, "--target", "ascend-910b"], 0);
-    has(&convert, &["out:s", "read_bytes:u", "written_bytes:u", "seconds:n", "peak_rss_bytes:u?", "fates:o", "worst:a", "verdict:s"]);
+    has(
+        &convert,
+        &[
+            "out:s",
+            "read_bytes:u",
+            "written_bytes:u",
+            "seconds:n",
+            "peak_rss_bytes:u?",
+            "fates:o",
+            "worst:a",
+            "verdict:s",
+        ],
+    );
     list(&convert, "worst").iter().for_each(|w| has(w, &["name:s", "sqnr_db:n?"]));
     assert!(!list(&convert, "worst").is_empty());
     assert_eq!(convert["fates"], plan["fates"]);
@@ -97,7 +129,10 @@ fn every_command_has_its_document() {
 
     let diff = document(&["diff", src, out], 1);
     has(&diff, &["equal:u", "differing:u", "unmatched:u", "tensors:a"]);
-    assert!(list(&diff, "tensors").len() as u64 >= diff["equal"].as_u64().unwrap() + diff["differing"].as_u64().unwrap());
+    assert!(
+        list(&diff, "tensors").len() as u64
+            >= diff["equal"].as_u64().unwrap() + diff["differing"].as_u64().unwrap()
+    );
     let same = document(&["diff", src, src], 0);
     assert_eq!((same["differing"].as_u64(), same["unmatched"].as_u64()), (Some(0), Some(0)));
 
@@ -138,23 +173,62 @@ fn streams_are_kept_apart() {
     let out = out.to_str().unwrap();
     let convert = silicast(["convert", src, "-o", out, "--target", "vllm"]).expect(0);
     assert_eq!(convert.stdout, "");
-    assert!(convert.stderr.contains("pass") && !convert.stderr.contains('\x1b') && !convert.stderr.contains('\r'));
+    assert!(
+        convert.stderr.contains("pass") && !convert.stderr.contains('\x1b') && !convert.stderr.contains('\r')
+    );
     for args in [&["inspect", src][..], &["targets"], &["verify", out], &["man"], &["completions", "zsh"]] {
         let ran = silicast(args).expect(0);
         assert!(!ran.stdout.is_empty() && ran.stderr.is_empty(), "{ran:?}");
     }
     let events = |ran: &Ran| ran.stderr.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).count();
     let second = root.path().join("second");
-    let ran = silicast(["convert", src, "-o", second.to_str().unwrap(), "--target", "vllm", "--progress", "json", "--json"]).expect(0);
+    let ran = silicast([
+        "convert",
+        src,
+        "-o",
+        second.to_str().unwrap(),
+        "--target",
+        "vllm",
+        "--progress",
+        "json",
+        "--json",
+    ])
+    .expect(0);
     assert!(events(&ran) >= 1, "{}", ran.stderr);
     ran.json();
-    assert_eq!(events(&silicast(["convert", src, "-o", second.to_str().unwrap(), "--target", "vllm", "--progress", "none"]).expect(0)), 0);
+    assert_eq!(
+        events(
+            &silicast([
+                "convert",
+                src,
+                "-o",
+                second.to_str().unwrap(),
+                "--target",
+                "vllm",
+                "--progress",
+                "none"
+            ])
+            .expect(0)
+        ),
+        0
+    );
 }
 
 #[test]
 fn help_version_completions_and_manual() {
     let help = silicast(["--help"]).expect(0);
-    for text in ["SILICAST_ISA", "baseline", "Exit codes", "inspect", "targets", "plan", "convert", "finalize", "diff", "verify"] {
+    for text in [
+        "SILICAST_ISA",
+        "baseline",
+        "Exit codes",
+        "inspect",
+        "targets",
+        "plan",
+        "convert",
+        "finalize",
+        "diff",
+        "verify",
+    ] {
         assert!(help.stdout.contains(text), "{text}");
     }
     assert!(silicast(["--version"]).expect(0).stdout.contains(env!("CARGO_PKG_VERSION")));
@@ -164,7 +238,11 @@ fn help_version_completions_and_manual() {
     }
     silicast(["completions", "tcsh"]).expect(2);
     let man = silicast(["man"]).expect(0).stdout;
-    assert!(man.starts_with(".ie") && man.contains(".TH silicast") && man.contains("SILICAST_ISA"), "{}", &man[..200]);
+    assert!(
+        man.starts_with(".ie") && man.contains(".TH silicast") && man.contains("SILICAST_ISA"),
+        "{}",
+        &man[..200]
+    );
     assert!(man.contains("allow\\-code\\-files"));
 }
 
@@ -180,7 +258,10 @@ fn the_cache_key_is_one_line_that_pins_the_inputs() {
         ran.stdout
     };
     let first = key(&source, &["--target", "vllm"]);
-    assert_eq!(first, key(&source, &["--target", "vllm", "--jobs", "1", "--memory", "2GiB", "--scheme", "w8a8"]));
+    assert_eq!(
+        first,
+        key(&source, &["--target", "vllm", "--jobs", "1", "--memory", "2GiB", "--scheme", "w8a8"])
+    );
     let copy = inputs::fixture(&root.path().join("elsewhere"), "llama-single");
     assert_eq!(first, key(&copy, &["--target", "vllm"]));
     let other = inputs::fixture(root.path(), "llama-bf16");

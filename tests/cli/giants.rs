@@ -21,19 +21,29 @@ fn check(dir: &Path, name: &str, target: &str, scheme: &str, files: u64) -> (u64
     let source = source.to_str().unwrap();
     let inspect = json(&["inspect", source]);
     let mut plan = json(&["plan", source, "--target", target, "--scheme", scheme]);
-    assert_eq!((&inspect["tensors"], &inspect["bytes"]), (&plan["source"]["tensors"], &plan["source"]["bytes"]));
+    assert_eq!(
+        (&inspect["tensors"], &inspect["bytes"]),
+        (&plan["source"]["tensors"], &plan["source"]["bytes"])
+    );
     assert_eq!(plan["source"]["files"], files);
     let fates: u64 = plan["fates"].as_object().unwrap().values().map(number).sum();
     assert_eq!(fates, number(&inspect["tensors"]));
     let Value::Array(entries) = plan["entries"].take() else { panic!() };
     assert_eq!(entries.iter().map(|e| number(&e["bytes"])).sum::<u64>(), number(&plan["output"]["bytes"]));
-    let shards = plan["output"]["files"].as_array().unwrap().iter().filter(|f| f["path"].as_str().unwrap().ends_with(".safetensors"));
+    let shards = plan["output"]["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|f| f["path"].as_str().unwrap().ends_with(".safetensors"));
     let (mut count, mut largest) = (0, 0);
     for shard in shards {
         count += 1;
         largest = largest.max(number(&shard["bytes"]));
     }
-    assert!(count as u64 > number(&plan["output"]["bytes"]) >> 33 && largest < (4 << 30) + (16 << 20), "{count} shards up to {largest}");
+    assert!(
+        count as u64 > number(&plan["output"]["bytes"]) >> 33 && largest < (4 << 30) + (16 << 20),
+        "{count} shards up to {largest}"
+    );
     assert!(number(&plan["peak_memory_bytes"]) <= (1 << 30) + (128 << 20));
     (number(&inspect["tensors"]), number(&inspect["bytes"]), plan)
 }
@@ -63,7 +73,10 @@ fn deepseek_v3_2_and_kimi_k2_have_the_published_counts_and_bytes() {
     let (tensors, bytes, _) = check(root.path(), "deepseek-v3.2", "metax-c500", "W8A8", 163);
     assert_eq!((tensors, bytes), (92_425, 689_471_107_200));
     let (tensors, bytes, plan) = check(root.path(), "kimi-k2", "vllm", "FP8_BLOCK_UE8M0", 61);
-    assert_eq!((tensors, format!("{:.2}", bytes as f64 / f64::from(1 << 30))), (139_644, "958.49".to_owned()));
+    assert_eq!(
+        (tensors, format!("{:.2}", bytes as f64 / f64::from(1 << 30))),
+        (139_644, "958.49".to_owned())
+    );
     // The rotary table of every layer is dropped.
     assert_eq!(number(&plan["fates"]["dropped"]), 61);
 }

@@ -92,8 +92,14 @@ fn an_unfinished_output_of_other_options_is_refused_and_restart_discards_it() {
     silicast(convert_args(&source, &out, "vllm", "W8A8")).expect(4);
     assert!(partial.exists() && !out.exists());
     let before = tree::files(&partial);
-    silicast(convert_args(&source, &out, "vllm", "FP8_DYNAMIC")).expect(2).says(&["other options", "out.partial", "--restart"]);
-    silicast(convert_with(&source, &out, "vllm", "W8A8", &["--nan", "keep"])).expect(2).says(&["other options"]);
+    silicast(convert_args(&source, &out, "vllm", "FP8_DYNAMIC")).expect(2).says(&[
+        "other options",
+        "out.partial",
+        "--restart",
+    ]);
+    silicast(convert_with(&source, &out, "vllm", "W8A8", &["--nan", "keep"]))
+        .expect(2)
+        .says(&["other options"]);
     assert_eq!(tree::files(&partial), before);
     inputs::poke(&source, weight, 0, &original);
     // The mended source is another source.
@@ -104,5 +110,6 @@ fn an_unfinished_output_of_other_options_is_refused_and_restart_discards_it() {
     tree::assert_equal(&fresh, &out);
     assert!(!partial.exists());
     // Restarting one slice would discard the others'.
-    silicast(convert_with(&source, &root.path().join("s"), "vllm", "W8A8", &["--slice", "1/2", "--restart"])).expect(2);
+    silicast(convert_with(&source, &root.path().join("s"), "vllm", "W8A8", &["--slice", "1/2", "--restart"]))
+        .expect(2);
 }

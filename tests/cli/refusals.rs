@@ -46,15 +46,28 @@ fn wrong_command_lines_are_exit_2() {
     plan(&["--ignore", "model.layers.7.*"], &["model.layers.7.*", "matches no tensor"]);
     plan(&["--include", "re:nothing"], &["re:nothing"]);
     plan(&["--ignore", "re:("], &["re:("]);
-    plan(&["--ignore", "model.layers.0.self_attn.q_proj"], &["model.layers.0.self_attn.q_proj.weight", "fused", "k_proj"]);
+    plan(
+        &["--ignore", "model.layers.0.self_attn.q_proj"],
+        &["model.layers.0.self_attn.q_proj.weight", "fused", "k_proj"],
+    );
     plan(&["--include", "*.gate_proj"], &["gate_proj", "up_proj"]);
     let recipe = root.path().join("recipe.toml");
-    for (text, says) in [("shceme = \"W8A8\"", "shceme"), ("scheme = ", "recipe.toml"), ("nan = \"maybe\"", "maybe")] {
+    for (text, says) in
+        [("shceme = \"W8A8\"", "shceme"), ("scheme = ", "recipe.toml"), ("nan = \"maybe\"", "maybe")]
+    {
         fs::write(&recipe, text).unwrap();
-        refused(&["plan", src, "--target", "vllm", "--recipe", recipe.to_str().unwrap()], 2, &[says, "expected:"]);
+        refused(
+            &["plan", src, "--target", "vllm", "--recipe", recipe.to_str().unwrap()],
+            2,
+            &[says, "expected:"],
+        );
     }
     // An output inside the source would become part of it.
-    refused(&["convert", src, "-o", source.join("out").to_str().unwrap(), "--target", "vllm"], 2, &["inside the source"]);
+    refused(
+        &["convert", src, "-o", source.join("out").to_str().unwrap(), "--target", "vllm"],
+        2,
+        &["inside the source"],
+    );
     assert!(!source.join("out.partial").exists());
     refused(&["convert", src, "-o", "/", "--target", "vllm"], 2, &["no name"]);
     let ran = finish(command(["targets"]).env("SILICAST_ISA", "bogus")).expect(2);
@@ -68,15 +81,41 @@ fn a_recipe_file_and_flags_add_up() {
     let src = source.to_str().unwrap();
     let recipe = root.path().join("recipe.toml");
     fs::write(&recipe, "scheme = \"FP8_DYNAMIC\"\nignore = [\"*.down_proj\"]\n").unwrap();
-    let with = ["plan", src, "--target", "vllm", "--json", "--recipe", recipe.to_str().unwrap(), "--ignore", "re:.*o_proj"];
+    let with = [
+        "plan",
+        src,
+        "--target",
+        "vllm",
+        "--json",
+        "--recipe",
+        recipe.to_str().unwrap(),
+        "--ignore",
+        "re:.*o_proj",
+    ];
     let plan = silicast(with).expect(0).json();
     assert_eq!(plan["scheme"], "FP8_DYNAMIC");
-    let flags = ["plan", src, "--target", "vllm", "--json", "--scheme", "fp8-dynamic", "--ignore", "*.down_proj", "--ignore", "re:.*o_proj"];
+    let flags = [
+        "plan",
+        src,
+        "--target",
+        "vllm",
+        "--json",
+        "--scheme",
+        "fp8-dynamic",
+        "--ignore",
+        "*.down_proj",
+        "--ignore",
+        "re:.*o_proj",
+    ];
     assert_eq!(silicast(flags).expect(0).json()["digest"], plan["digest"]);
     for entry in plan["entries"].as_array().unwrap() {
         let name = entry["name"].as_str().unwrap();
         if name.contains("down_proj") || name.contains("o_proj") {
-            assert_eq!((&entry["fate"], &entry["reason"]), (&"kept".into(), &"left out by the recipe".into()), "{name}");
+            assert_eq!(
+                (&entry["fate"], &entry["reason"]),
+                (&"kept".into(), &"left out by the recipe".into()),
+                "{name}"
+            );
         } else if name.ends_with("_proj.weight") {
             assert_eq!(entry["fate"], "quantized", "{name}");
         }
@@ -93,7 +132,11 @@ fn what_this_version_cannot_do_is_exit_3() {
     let src = source.to_str().unwrap();
     refused(&["plan", src, "--target", "abacus-1"], 3, &["abacus-1", "ascend-910b", "fix:"]);
     refused(&["plan", src, "--target", "mthreads-s5000"], 3, &["mthreads-s5000", "yet"]);
-    refused(&["plan", src, "--target", "ascend-910b", "--scheme", "FP8_BLOCK"], 3, &["FP8_BLOCK", "W8A8_DYNAMIC"]);
+    refused(
+        &["plan", src, "--target", "ascend-910b", "--scheme", "FP8_BLOCK"],
+        3,
+        &["FP8_BLOCK", "W8A8_DYNAMIC"],
+    );
     refused(&["plan", src, "--target", "vllm", "--tp", "2"], 3, &["--tp 2"]);
     refused(&["plan", src, "--target", "vllm", "--target", "ascend-910b"], 3, &["ascend-910b"]);
     refused(&["targets", "abacus-1"], 3, &["abacus-1"]);
@@ -139,39 +182,64 @@ fn bad_inputs_are_exit_4_and_leave_nothing() {
     };
     let first = "model-00001-of-00002.safetensors";
     let index = "model.safetensors.index.json";
-    check("truncated", &|dir| {
-        let bytes = fs::read(dir.join(first)).unwrap();
-        fs::write(dir.join(first), &bytes[..bytes.len() - 1]).unwrap();
-    }, &[first, "expected:", "found:"]);
+    check(
+        "truncated",
+        &|dir| {
+            let bytes = fs::read(dir.join(first)).unwrap();
+            fs::write(dir.join(first), &bytes[..bytes.len() - 1]).unwrap();
+        },
+        &[first, "expected:", "found:"],
+    );
     check("missing", &|dir| fs::remove_file(dir.join(first)).unwrap(), &[first]);
-    check("traversal", &|dir| {
-        let text = fs::read_to_string(dir.join(index)).unwrap();
-        fs::write(dir.join(index), text.replace(first, "../secret.safetensors")).unwrap();
-    }, &[index, "../secret.safetensors"]);
-    check("link", &|dir| {
-        fs::rename(dir.join(first), root.path().join("elsewhere")).unwrap();
-        std::os::unix::fs::symlink(root.path().join("elsewhere"), dir.join(first)).unwrap();
-    }, &[first]);
-    check("fifo", &|dir| {
-        fs::remove_file(dir.join(first)).unwrap();
-        assert!(std::process::Command::new("mkfifo").arg(dir.join(first)).status().unwrap().success());
-    }, &[first]);
-    check("config", &|dir| fs::write(dir.join("config.json"), "{\"a\": 1, \"a\": 2}").unwrap(), &["config.json", "a"]);
-    check("scale-grid", &|dir| {
-        let mut tensors = inputs::read_model(dir);
-        let weight = "model.layers.0.self_attn.o_proj.weight";
-        let shape = tensors[weight].info.shape.clone();
-        let codes = vec![0x38; (shape[0] * shape[1]) as usize];
-        tensors.insert(weight.into(), inputs::tensor(weight, Dtype::F8E4m3, &shape, codes));
-        let scale = format!("{weight}_scale_inv");
-        tensors.insert(scale.clone(), inputs::tensor(&scale, Dtype::F32, &[3, 3], vec![0; 36]));
-        for name in tree::names(dir).iter().filter(|n| n.contains("safetensors")) {
-            fs::remove_file(dir.join(name)).unwrap();
-        }
-        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
-        config["quantization_config"] = json!({ "quant_method": "fp8", "weight_block_size": [128, 128] });
-        inputs::write_model(dir, &config, &tensors.into_values().collect::<Vec<_>>());
-    }, &["o_proj.weight_scale_inv", "[2, 2]", "[3, 3]", "fix:"]);
+    check(
+        "traversal",
+        &|dir| {
+            let text = fs::read_to_string(dir.join(index)).unwrap();
+            fs::write(dir.join(index), text.replace(first, "../secret.safetensors")).unwrap();
+        },
+        &[index, "../secret.safetensors"],
+    );
+    check(
+        "link",
+        &|dir| {
+            fs::rename(dir.join(first), root.path().join("elsewhere")).unwrap();
+            std::os::unix::fs::symlink(root.path().join("elsewhere"), dir.join(first)).unwrap();
+        },
+        &[first],
+    );
+    check(
+        "fifo",
+        &|dir| {
+            fs::remove_file(dir.join(first)).unwrap();
+            assert!(std::process::Command::new("mkfifo").arg(dir.join(first)).status().unwrap().success());
+        },
+        &[first],
+    );
+    check(
+        "config",
+        &|dir| fs::write(dir.join("config.json"), "{\"a\": 1, \"a\": 2}").unwrap(),
+        &["config.json", "a"],
+    );
+    check(
+        "scale-grid",
+        &|dir| {
+            let mut tensors = inputs::read_model(dir);
+            let weight = "model.layers.0.self_attn.o_proj.weight";
+            let shape = tensors[weight].info.shape.clone();
+            let codes = vec![0x38; (shape[0] * shape[1]) as usize];
+            tensors.insert(weight.into(), inputs::tensor(weight, Dtype::F8E4m3, &shape, codes));
+            let scale = format!("{weight}_scale_inv");
+            tensors.insert(scale.clone(), inputs::tensor(&scale, Dtype::F32, &[3, 3], vec![0; 36]));
+            for name in tree::names(dir).iter().filter(|n| n.contains("safetensors")) {
+                fs::remove_file(dir.join(name)).unwrap();
+            }
+            let mut config: serde_json::Value =
+                serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
+            config["quantization_config"] = json!({ "quant_method": "fp8", "weight_block_size": [128, 128] });
+            inputs::write_model(dir, &config, &tensors.into_values().collect::<Vec<_>>());
+        },
+        &["o_proj.weight_scale_inv", "[2, 2]", "[3, 3]", "fix:"],
+    );
     let empty = root.path().join("empty");
     fs::create_dir(&empty).unwrap();
     refused(&["inspect", empty.to_str().unwrap()], 4, &["no weights", "empty"]);
@@ -184,10 +252,16 @@ fn bad_inputs_are_exit_4_and_leave_nothing() {
 fn messages_escape_what_they_quote() {
     let root = tempfile::tempdir().unwrap();
     let evil = "x\u{1b}]0;owned\u{7}\u{202e}\n\r";
-    let clean = |text: &str| text.chars().all(|c| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)));
+    let clean = |text: &str| {
+        text.chars().all(|c| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)))
+    };
     let config = json!({ "architectures": ["LlamaForCausalLM"], "model_type": evil });
     let dir = root.path().join("tensor");
-    inputs::write_model(&dir, &config, &[inputs::tensor(&format!("{evil}.weight"), Dtype::Bf16, &[2], vec![0; 4])]);
+    inputs::write_model(
+        &dir,
+        &config,
+        &[inputs::tensor(&format!("{evil}.weight"), Dtype::Bf16, &[2], vec![0; 4])],
+    );
     let ran = silicast(["inspect", dir.to_str().unwrap()]).expect(4);
     assert!(ran.stderr.contains("\\u{1b}") && clean(&ran.stderr), "{:?}", ran.stderr);
     // The name of the folder, of a shard, of a side file, a pattern and a target come from outside as well.
@@ -230,7 +304,10 @@ fn gates_that_fail_are_exit_1() {
         let ran = silicast(["verify".as_ref(), out.as_os_str(), "--json".as_ref()]).expect(1);
         let report = ran.json();
         let list = report["failed"].as_array().unwrap();
-        assert!(list.iter().any(|f| f["path"] == path && !f["reason"].as_str().unwrap().is_empty()), "{path}: {report}");
+        assert!(
+            list.iter().any(|f| f["path"] == path && !f["reason"].as_str().unwrap().is_empty()),
+            "{path}: {report}"
+        );
         let text = silicast(["verify".as_ref(), out.as_os_str()]).expect(1).stdout;
         assert!(text.contains(path) && text.contains("fail"), "{text}");
     };
@@ -258,6 +335,10 @@ fn gates_that_fail_are_exit_1() {
     let other = root.path().join("other");
     silicast(convert_with(&source, &other, "vllm", "W8A8", &["--ignore", "*.down_proj"])).expect(0);
     let ran = silicast(["diff".as_ref(), out.as_os_str(), other.as_os_str()]).expect(1);
-    assert!(ran.stdout.contains("model.layers.0.mlp.down_proj.weight") && ran.stdout.contains("2 differ"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("model.layers.0.mlp.down_proj.weight") && ran.stdout.contains("2 differ"),
+        "{}",
+        ran.stdout
+    );
     silicast(["diff".as_ref(), out.as_os_str(), out.as_os_str()]).expect(0);
 }

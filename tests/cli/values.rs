@@ -18,16 +18,64 @@ struct Case {
 }
 
 const CASES: &[Case] = &[
-    Case { fixture: "deepseek-v3", tensor: WEIGHT, at: 1000, bytes: &[0x7f], says: &["NaN codes", "0x7f", "[1, 488]"] },
-    Case { fixture: "deepseek-v3", tensor: WEIGHT, at: 0, bytes: &[0xff], says: &["NaN codes", "0xff", "[0, 0]"] },
-    Case { fixture: "deepseek-v3", tensor: SCALE, at: 4, bytes: &[0, 0, 0x80, 0x7f], says: &["scale", "inf"] },
-    Case { fixture: "deepseek-v3", tensor: SCALE, at: 0, bytes: &[0, 0, 0xc0, 0x7f], says: &["scale", "NaN"] },
-    Case { fixture: "deepseek-v3", tensor: SCALE, at: 8, bytes: &[0, 0, 0, 0xbf], says: &["negative", "-5e-1"] },
+    Case {
+        fixture: "deepseek-v3",
+        tensor: WEIGHT,
+        at: 1000,
+        bytes: &[0x7f],
+        says: &["NaN codes", "0x7f", "[1, 488]"],
+    },
+    Case {
+        fixture: "deepseek-v3",
+        tensor: WEIGHT,
+        at: 0,
+        bytes: &[0xff],
+        says: &["NaN codes", "0xff", "[0, 0]"],
+    },
+    Case {
+        fixture: "deepseek-v3",
+        tensor: SCALE,
+        at: 4,
+        bytes: &[0, 0, 0x80, 0x7f],
+        says: &["scale", "inf"],
+    },
+    Case {
+        fixture: "deepseek-v3",
+        tensor: SCALE,
+        at: 0,
+        bytes: &[0, 0, 0xc0, 0x7f],
+        says: &["scale", "NaN"],
+    },
+    Case {
+        fixture: "deepseek-v3",
+        tensor: SCALE,
+        at: 8,
+        bytes: &[0, 0, 0, 0xbf],
+        says: &["negative", "-5e-1"],
+    },
     Case { fixture: "deepseek-v3-e8m0", tensor: SCALE, at: 1, bytes: &[0xff], says: &["scale", "NaN"] },
     Case { fixture: "deepseek-v3-u8", tensor: SCALE, at: 1, bytes: &[0xff], says: &["scale", "NaN"] },
-    Case { fixture: "llama-bf16", tensor: WEIGHT, at: 2, bytes: &[0xc0, 0x7f], says: &["NaN or infinite", "[0, 1]"] },
-    Case { fixture: "llama-bf16", tensor: WEIGHT, at: 2, bytes: &[0x80, 0xff], says: &["NaN or infinite", "0xff80"] },
-    Case { fixture: "llama-f16", tensor: WEIGHT, at: 2, bytes: &[0x00, 0x7c], says: &["NaN or infinite", "0x7c00"] },
+    Case {
+        fixture: "llama-bf16",
+        tensor: WEIGHT,
+        at: 2,
+        bytes: &[0xc0, 0x7f],
+        says: &["NaN or infinite", "[0, 1]"],
+    },
+    Case {
+        fixture: "llama-bf16",
+        tensor: WEIGHT,
+        at: 2,
+        bytes: &[0x80, 0xff],
+        says: &["NaN or infinite", "0xff80"],
+    },
+    Case {
+        fixture: "llama-f16",
+        tensor: WEIGHT,
+        at: 2,
+        bytes: &[0x00, 0x7c],
+        says: &["NaN or infinite", "0x7c00"],
+    },
 ];
 
 fn planted(root: &Path, case: &Case) -> std::path::PathBuf {
@@ -42,7 +90,9 @@ fn each_is_refused_with_its_place() {
     for case in CASES {
         let source = planted(root.path(), case);
         let (file, ..) = inputs::locate(&source, case.tensor);
-        for (target, scheme) in [("ascend-910b", "W8A8_DYNAMIC"), ("vllm", "W8A8_CT"), ("vllm", "FP8_DYNAMIC"), ("vllm", "BF16")] {
+        for (target, scheme) in
+            [("ascend-910b", "W8A8_DYNAMIC"), ("vllm", "W8A8_CT"), ("vllm", "FP8_DYNAMIC"), ("vllm", "BF16")]
+        {
             if scheme == "BF16" && !case.fixture.starts_with("deepseek") {
                 continue;
             }
@@ -67,7 +117,13 @@ fn keep_converts_all_others_as_before_and_warns() {
             let [out, reference] = ["out", "reference"].map(|name| root.path().join(name));
             let ran = silicast(convert_with(&source, &out, target, scheme, &["--nan", "keep"])).expect(0);
             let warned = ran.stderr.lines().any(|l| l.starts_with("warning:") && l.contains(WEIGHT));
-            assert!(warned || case.says[0] == "negative", "{} {:?}: {}", case.fixture, case.bytes, ran.stderr);
+            assert!(
+                warned || case.says[0] == "negative",
+                "{} {:?}: {}",
+                case.fixture,
+                case.bytes,
+                ran.stderr
+            );
             silicast(convert_with(&clean, &reference, target, scheme, &[])).expect(0);
             let (found, expected) = (read_model(&out), read_model(&reference));
             for (name, tensor) in &found {

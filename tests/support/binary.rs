@@ -59,8 +59,9 @@ impl Ran {
     /// The one JSON document on standard output.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|e| panic!("no JSON document ({e})\n{}\n{}{}", self.command, self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| {
+            panic!("no JSON document ({e})\n{}\n{}{}", self.command, self.stdout, self.stderr)
+        })
     }
 
     /// This run, whose standard error must hold every one of `texts`.
@@ -74,12 +75,24 @@ impl Ran {
 }
 
 /// Arguments of `convert SRC -o OUT --target ID --scheme NAME`, with more to come.
-pub fn convert_args(src: &std::path::Path, out: &std::path::Path, target: &str, scheme: &str) -> Vec<std::ffi::OsString> {
-    ["convert".as_ref(), src.as_os_str(), "-o".as_ref(), out.as_os_str(), "--target".as_ref(), target.as_ref()]
-        .into_iter()
-        .chain(["--scheme".as_ref(), OsStr::new(scheme)])
-        .map(OsStr::to_owned)
-        .collect()
+pub fn convert_args(
+    src: &std::path::Path,
+    out: &std::path::Path,
+    target: &str,
+    scheme: &str,
+) -> Vec<std::ffi::OsString> {
+    [
+        "convert".as_ref(),
+        src.as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+        "--target".as_ref(),
+        target.as_ref(),
+    ]
+    .into_iter()
+    .chain(["--scheme".as_ref(), OsStr::new(scheme)])
+    .map(OsStr::to_owned)
+    .collect()
 }
 
 /// Arguments as [`convert_args`], with `more` after them.

@@ -122,8 +122,9 @@ impl Llama {
     /// Writes the model in `shards` files. Every 4 KiB of data are a random piece of a pool of random weights.
     pub fn write(self, dir: &Path, shards: u64) {
         let mut rng = SplitMix64::for_tensor("generated", "pool");
-        let pool: Vec<u8> =
-            (0..1 << 19).flat_map(|_| (((0.02 * rng.gaussian()).to_bits() >> 16) as u16).to_le_bytes()).collect();
+        let pool: Vec<u8> = (0..1 << 19)
+            .flat_map(|_| (((0.02 * rng.gaussian()).to_bits() >> 16) as u16).to_le_bytes())
+            .collect();
         self.write_data(dir, shards, |file, mut offset, bytes| {
             let mut left = bytes as usize;
             let mut data = Vec::with_capacity(4 << 20);

@@ -15,6 +15,7 @@ pub mod bench;
 pub mod encode;
 pub mod families;
 pub mod fixtures;
+pub mod generate;
 pub mod giants;
 pub mod real;
 pub mod rng;

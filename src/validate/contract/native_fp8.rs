@@ -63,8 +63,9 @@ pub(super) fn check(view: &View, findings: &mut Findings) -> Result<()> {
                         .fix("remove the entry, or convert the weight to BF16"),
                 );
             }
-            blockless +=
-                usize::from(config.block.is_none() && view.param(w.module, "weight_scale_inv").is_some());
+            let blocks =
+                view.param(w.module, "weight_scale_inv").is_some_and(|s| s.shape.iter().any(|d| *d > 1));
+            blockless += usize::from(config.block.is_none() && blocks);
             weight(view, &config, w, findings)?;
         } else if w.info.dtype.is_plain_float()
             && is_quantizable(w.role.kind)
@@ -117,7 +118,9 @@ fn weight(view: &View, config: &Config<'_>, w: Weight<'_>, findings: &mut Findin
         );
         return Ok(());
     };
-    if config.fixed_inputs && view.param(w.module, "input_scale").is_none() {
+    if config.fixed_inputs
+        && !["input_scale", "activation_scale"].iter().any(|p| view.param(w.module, p).is_some())
+    {
         findings.add(
             Finding::new(&rules::INPUT_SCALE)
                 .file(view.file(w.info))
