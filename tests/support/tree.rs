@@ -1,5 +1,5 @@
 //! Folders as values: every file with its bytes, and one digest of all of them.
-#![allow(clippy::disallowed_methods, reason = "tests read what was written")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests read what was written")]
 
 use std::collections::BTreeMap;
 use std::fs;
