@@ -1,6 +1,7 @@
 //! What survives: kills, signals, full disks, sources that change. After each of them there is no `OUT`, and the same
 //! command ends in the bytes of an uninterrupted run.
 #![cfg(unix)]
+#![expect(clippy::print_stderr, reason = "counts are worth a line of the test log")]
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make and damage their own files")]
 
 mod support;

@@ -1,4 +1,5 @@
 //! `--memory` is a contract: peak memory stays below the budget plus 128 MiB, whatever the size of model and tensors.
+#![expect(clippy::print_stderr, reason = "peaks are worth a line of the test log")]
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make and remove their own files")]
 
 mod support;

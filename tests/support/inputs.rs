@@ -1,5 +1,4 @@
 //! Checkpoints that tests make, alter and read, through xtask's own writer.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make and damage their own files")]
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

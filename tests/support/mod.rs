@@ -1,5 +1,6 @@
 //! What several test crates share.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses a part")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make and read their own files")]
 
 pub mod binary;
 pub mod inputs;

@@ -1,5 +1,4 @@
 //! Folders as values: every file with its bytes, and one digest of all of them.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests read what was written")]
 
 use std::collections::BTreeMap;
 use std::fs;
