@@ -1,6 +1,6 @@
 //! The bytes of an artifact depend on source, recipe and version alone: not on threads, memory, instruction set,
 //! slicing, interruption, or how the source is cut into files.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make and read their own files")]
+#![expect(clippy::disallowed_methods, reason = "tests make and read their own files")]
 
 mod support;
 
