@@ -5,7 +5,7 @@
 use super::index::write_index;
 use crate::checkpoint::{Checkpoint, SideKind};
 use crate::error::{Error, Result};
-use crate::io::output::OutputDir;
+use crate::io::output::{OutFile, OutputDir};
 use crate::plan::{Origin, Plan, SideFile};
 use crate::targets::Preset;
 use crate::targets::engine::{Dialect, Engine};
@@ -94,8 +94,7 @@ fn write_generated(
     write_index(&mut out, plan.output_bytes(), map).map_err(io::Error::other)
 }
 
-/// Writes every side file and the plan's text into the folder in work. A file that is there already with the planned
-/// size is left to other slices.
+/// Writes every side file and the plan's text into the folder in work; what is there already stays.
 pub fn write_side_files(
     dir: &OutputDir,
     plan: &Plan,
@@ -107,15 +106,20 @@ pub fn write_side_files(
         match file.origin {
             Origin::Copied => copy(dir, checkpoint, file)?,
             Origin::Generated => stream(dir, &file.name, |out| {
-                write_generated(&file.name, plan, checkpoint, preset, engine, out)
+                // Many small pieces: a comparison or a write of each would be slow.
+                let mut out = io::BufWriter::with_capacity(1 << 18, out);
+                write_generated(&file.name, plan, checkpoint, preset, engine, &mut out)?;
+                out.flush()
             })?,
         }
     }
     stream(dir, PLAN_PATH, |out| {
-        let mut text = Utf8(out, Ok(()));
+        let mut out = io::BufWriter::with_capacity(1 << 18, out);
+        let mut text = Utf8(&mut out, Ok(()));
         let printed = crate::plan::printer::print(plan, &mut text);
         text.1?;
-        printed.map_err(io::Error::other)
+        printed.map_err(io::Error::other)?;
+        out.flush()
     })
 }
 
@@ -131,11 +135,47 @@ impl std::fmt::Write for Utf8<'_> {
     }
 }
 
-fn stream(dir: &OutputDir, name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+/// Writes the file `name`, unless it is there already with these very bytes: another slice may be reading it, and a kill
+/// in mid-rewrite would tear what was whole.
+fn stream(
+    dir: &OutputDir,
+    name: &str,
+    mut write: impl FnMut(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    if dir.kind_of(name)?.is_some() {
+        let file = dir.open_existing(name)?;
+        let mut compare = Compare { file: &file, at: 0, buffer: Vec::new() };
+        if write(&mut compare).is_ok() && compare.at == file.len()? {
+            return Ok(());
+        }
+    }
     let mut writer = dir.writer(name)?;
     let path = writer.path().to_owned();
     write(&mut writer).map_err(|e| Error::io("cannot write the file", &path, e))?;
     writer.finish()
+}
+
+/// A writer that fails at the first byte that is not in the file.
+struct Compare<'a> {
+    file: &'a OutFile,
+    at: u64,
+    buffer: Vec<u8>,
+}
+
+impl Write for Compare<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.resize(bytes.len(), 0);
+        self.file.read_exact_at(&mut self.buffer, self.at).map_err(io::Error::other)?;
+        if self.buffer != bytes {
+            return Err(io::Error::other("the file differs"));
+        }
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn copy(dir: &OutputDir, checkpoint: &Checkpoint, file: &SideFile) -> Result<()> {
@@ -158,9 +198,9 @@ fn copy(dir: &OutputDir, checkpoint: &Checkpoint, file: &SideFile) -> Result<()>
             .found(format!("{} bytes", file.bytes))
             .fix("move the file out of the model folder"));
     }
-    let mut at = 0;
     let mut buffer = vec![0u8; 1 << 20];
     stream(dir, &file.name, |out| {
+        let mut at = 0;
         while at < file.bytes {
             let step = (buffer.len() as u64).min(file.bytes - at) as usize;
             opened.read_exact_at(&mut buffer[..step], at).map_err(io::Error::other)?;

@@ -63,6 +63,7 @@ pub(super) struct Worst {
 
 pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
     let start = Instant::now();
+    let interrupt = listen_for_signals()?;
     let options = request.options;
     let (memory, jobs) = (options.memory()?, options.jobs()?);
     let target = options.target()?;
@@ -99,7 +100,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
         finalize::seal(&dir, &lock, request.output, request.overwrite)?;
         Executed { resumed: plan.output_bytes(), ..Executed::default() }
     } else {
-        let executed = execute(request, &checkpoint, &compiled, &digest, &dir, tiles, jobs, ui)?;
+        let executed = execute(request, &checkpoint, &compiled, &digest, &dir, tiles, jobs, &interrupt, ui)?;
         if let Some(slice) = request.slice {
             ui.say(&format!(
                 "slice {}/{} is complete; when all are: silicast finalize {}",
@@ -121,6 +122,18 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
     report(request, plan, &BTreeMap::new(), executed, start, "pass", ui)
 }
 
+/// A flag that the first SIGINT or SIGTERM sets; a second one ends the process at once.
+fn listen_for_signals() -> Result<Arc<AtomicBool>> {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let code = i32::from(Class::Interrupted.exit_code());
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&interrupt))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt)))
+            .map_err(|e| Error::new(Class::Io, "signals", "cannot listen for signals").found(e))?;
+    }
+    Ok(interrupt)
+}
+
 #[expect(clippy::too_many_arguments, reason = "the parts of one conversion, each of its own type")]
 fn execute(
     request: &Request<'_>,
@@ -130,19 +143,9 @@ fn execute(
     dir: &OutputDir,
     memory: u64,
     jobs: usize,
+    interrupt: &AtomicBool,
     ui: &Ui,
 ) -> Result<Executed> {
-    let interrupt = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // A second signal ends the process at once.
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            i32::from(Class::Interrupted.exit_code()),
-            Arc::clone(&interrupt),
-        )
-        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt)))
-        .map_err(|e| Error::new(Class::Io, "signals", "cannot listen for signals").found(e))?;
-    }
     let plan = &compiled.plan;
     let (journal, entries) = exec::begin(dir, checkpoint, digest, request.slice)?;
     side::write_side_files(dir, plan, checkpoint, compiled.preset, compiled.engine)?;
@@ -160,7 +163,7 @@ fn execute(
         jobs,
         policy: Policy { keep_non_finite: compiled.recipe.nan == NanPolicy::Keep },
         sha256: request.sha256,
-        interrupt: &interrupt,
+        interrupt,
         progress: &meter,
     };
     let executed = exec::run(&job);
