@@ -217,10 +217,12 @@ impl Task {
         }
     }
 
-    /// Units of a tile that stays within `limit` bytes: a multiple of the granule, at least one granule.
+    /// Units of a tile that stays within `limit` bytes: a multiple of the granule, at least one granule. What buffers are
+    /// rounded up by is left out: rounding a single row would shrink tiles to a few rows.
     pub fn tile_units(&self, plan: &Plan, limit: u64) -> u64 {
-        let one = self.tile_bytes(plan, self.granule).total().max(1);
-        let granules = (limit / one).max(1);
+        let bytes = self.tile_bytes(plan, self.granule);
+        let one = bytes.input + bytes.input_scales + bytes.output + bytes.output_scales;
+        let granules = (limit / one.max(1)).max(1);
         (granules * self.granule).min(self.units.max(1))
     }
 }
