@@ -122,6 +122,7 @@ impl Bench {
 
     /// Writes the sources and converts them with the release binary.
     fn convert(&self, names: &[&str]) -> io::Result<()> {
+        fs::create_dir_all(self.dir.join("artifacts"))?;
         for name in names {
             let source = self.source(name);
             if source.exists() {
@@ -143,7 +144,7 @@ impl Bench {
                 ]);
                 command.arg("convert").arg(&source).arg("-o").arg(out);
                 command.args(["--target", target, "--scheme", scheme, "--progress", "none", "--overwrite"]);
-                succeed(command.stdout(Stdio::null()))?;
+                succeed(&mut command)?;
             }
         }
         Ok(())
@@ -228,7 +229,12 @@ fn pip(python: &Path) -> Command {
     command
 }
 
+/// Runs a command, showing what it said only when it failed.
 fn succeed(command: &mut Command) -> io::Result<()> {
-    let status = command.status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{command:?}: {status}"))) }
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    io::stderr().write_all(&output.stderr)?;
+    Err(io::Error::other(format!("{command:?}: {}", output.status)))
 }
