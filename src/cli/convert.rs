@@ -147,7 +147,7 @@ fn execute(
     ui: &Ui,
 ) -> Result<Executed> {
     let plan = &compiled.plan;
-    let (journal, entries) = exec::begin(dir, checkpoint, digest, request.slice)?;
+    let (journal, marks) = exec::begin(dir, checkpoint, digest, request.slice)?;
     side::write_side_files(dir, plan, checkpoint, compiled.preset, compiled.engine)?;
     side::write_config_patch(dir, &side::config_patch(plan, checkpoint, compiled.preset, compiled.engine))?;
     let meter = Meter::new(ui);
@@ -157,7 +157,7 @@ fn execute(
         digest,
         dir,
         journal: &journal,
-        entries: &entries,
+        marks: &marks,
         slice: request.slice,
         budget: memory,
         jobs,

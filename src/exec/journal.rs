@@ -16,9 +16,6 @@ pub const SCHEMA: u32 = 1;
 /// Code of the error after a failed line: the failure itself, which says why, was returned to whoever wrote that line.
 pub const STOPPED: &str = "journal-stopped";
 
-/// The longest journal that is read, in bytes.
-const MAX_BYTES: u64 = 4 << 30;
-
 /// A source file as it was when the work began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,7 +151,7 @@ impl Mismatch {
 #[derive(Debug)]
 pub enum Opened {
     /// A journal to append to, and what it already holds (nothing when it is new).
-    Ready(Journal, Vec<Entry>),
+    Ready(Journal, Vec<Mark>),
     /// The journal of another run; it is unchanged.
     Mismatch(Mismatch),
 }
@@ -199,76 +196,112 @@ pub fn remove_all(dir: &OutputDir) -> Result<()> {
     list(dir)?.iter().try_for_each(|name| dir.remove(name))
 }
 
-/// Reads the journal `name` without changing it; `None` when there is none, or only a torn first line.
-///
-/// # Errors
-/// Class Io, or class Input, code `journal`: a complete line is malformed.
-pub fn read(dir: &OutputDir, name: &str) -> Result<Option<(Header, Vec<Entry>)>> {
-    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else {
-        return Ok(None);
-    };
-    Ok(parse(&bytes).map_err(|e| e.file(dir.path().join(name).display()))?.content)
+/// What a resumed run needs of an [`Entry`]: small, because a journal of a 1 TB model has half a million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// As [`Entry::task`].
+    pub task: u32,
+    /// As [`Entry::range`].
+    pub range: (u64, u64),
+    /// As [`Entry::xxh3`].
+    pub xxh3: u64,
+}
+
+impl From<&Entry> for Mark {
+    fn from(entry: &Entry) -> Self {
+        Self { task: entry.task, range: entry.range, xxh3: entry.xxh3 }
+    }
+}
+
+/// A complete line of a journal: its text without the newline, its number from 1 and its offset.
+struct Line<'a> {
+    text: &'a [u8],
+    number: u64,
+    offset: u64,
+}
+
+/// Calls `f` with every complete line, until it says `false`. Returns the length of the complete lines that were seen: what
+/// follows the last newline is a torn line, even if it happens to parse.
+fn scan(file: &OutFile, mut f: impl FnMut(&Line<'_>) -> Result<bool>) -> Result<u64> {
+    const CHUNK: u64 = 1 << 20;
+    let len = file.len()?;
+    let (mut pending, mut chunk) = (Vec::new(), Vec::new());
+    let (mut at, mut offset, mut number) = (0, 0, 1);
+    while at < len {
+        chunk.resize(usize::try_from(CHUNK.min(len - at)).unwrap_or(0), 0);
+        file.read_exact_at(&mut chunk, at)?;
+        at += chunk.len() as u64;
+        for piece in chunk.split_inclusive(|&b| b == b'\n') {
+            pending.extend_from_slice(piece);
+            if let Some((b'\n', text)) = pending.split_last() {
+                if !f(&Line { text, number, offset })? {
+                    return Ok(offset + pending.len() as u64);
+                }
+                offset += pending.len() as u64;
+                number += 1;
+                pending.clear();
+            }
+        }
+    }
+    Ok(offset)
+}
+
+fn parse_entry(text: &[u8], number: u64) -> Result<Entry> {
+    let entry: Entry = serde_json::from_slice(text).map_err(|e| malformed(number, &e))?;
+    match entry.range.0 <= entry.range.1 {
+        true => Ok(entry),
+        false => Err(malformed(number, &"a range that ends before it starts")),
+    }
 }
 
 /// Reads the first line of the journal `name`; `None` when there is none, or only a torn one.
 ///
 /// # Errors
-/// As [`read`].
+/// Class Io, or class Input, code `journal`: the line is malformed.
 pub fn read_header(dir: &OutputDir, name: &str) -> Result<Option<Header>> {
-    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(None) };
-    let Some(end) = bytes.iter().position(|&b| b == b'\n') else { return Ok(None) };
-    let header = serde_json::from_slice(&bytes[..end]).map_err(|e| malformed(1, &e));
-    header.map(Some).map_err(|e| e.file(dir.path().join(name).display()))
+    if dir.kind_of(name)?.is_none() {
+        return Ok(None);
+    }
+    let file = dir.open_existing(name)?;
+    let mut header = None;
+    scan(&file, |line| {
+        header = Some(serde_json::from_slice(line.text).map_err(|e| malformed(1, &e))?);
+        Ok(false)
+    })
+    .map_err(|e| e.file_or(file.path().display()))?;
+    Ok(header)
 }
 
 /// Calls `f` with the entries of each task of the journal `name`, the latest first, holding those of one task at a time.
 /// Tasks come in ascending order.
 ///
 /// # Errors
-/// As [`read`].
+/// Class Io, or class Input, code `journal`: a complete line is malformed.
 pub fn for_each_task(dir: &OutputDir, name: &str, mut f: impl FnMut(u32, Vec<Entry>)) -> Result<()> {
-    let Some(bytes) = dir.read_whole(name, MAX_BYTES)? else { return Ok(()) };
-    let located = |e: Error| e.file(dir.path().join(name).display());
-    // What follows the last newline is a torn line.
-    let lines = bytes.split_inclusive(|&b| b == b'\n').zip(1u64..).skip(1);
-    let mut order: Vec<(u32, u64, &[u8])> = Vec::new();
-    for (line, number) in lines.filter(|(line, _)| line.last() == Some(&b'\n')) {
-        let entry: Entry = serde_json::from_slice(line).map_err(|e| located(malformed(number, &e)))?;
-        order.push((entry.task, number, line));
+    if dir.kind_of(name)?.is_none() {
+        return Ok(());
     }
-    order.sort_unstable_by_key(|(task, number, _)| (*task, std::cmp::Reverse(*number)));
+    let file = dir.open_existing(name)?;
+    let located = |e: Error| e.file_or(file.path().display());
+    let mut order: Vec<(u32, u32, u64)> = Vec::new();
+    scan(&file, |line| {
+        if line.number > 1 {
+            let length = u32::try_from(line.text.len()).unwrap_or(u32::MAX);
+            order.push((parse_entry(line.text, line.number)?.task, length, line.offset));
+        }
+        Ok(true)
+    })
+    .map_err(located)?;
+    order.sort_unstable_by_key(|(task, _, offset)| (*task, std::cmp::Reverse(*offset)));
     for group in order.chunk_by(|a, b| a.0 == b.0) {
-        let parse = |(_, number, line): &(u32, u64, &[u8])| {
-            serde_json::from_slice(line).map_err(|e| located(malformed(*number, &e)))
+        let parse = |(_, length, offset): &(u32, u32, u64)| {
+            let mut text = vec![0; *length as usize];
+            file.read_exact_at(&mut text, *offset)?;
+            parse_entry(&text, 0)
         };
-        f(group[0].0, group.iter().map(parse).collect::<Result<_>>()?);
+        f(group[0].0, group.iter().map(parse).collect::<Result<_>>().map_err(located)?);
     }
     Ok(())
-}
-
-struct Parsed {
-    content: Option<(Header, Vec<Entry>)>,
-    /// Length of the complete lines in bytes.
-    complete: u64,
-}
-
-fn parse(bytes: &[u8]) -> Result<Parsed> {
-    // What follows the last newline is a torn line, even if it happens to parse.
-    let complete = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    let mut lines = bytes.get(..complete).unwrap_or_default().split_inclusive(|&b| b == b'\n').zip(1u64..);
-    let Some((first, _)) = lines.next() else {
-        return Ok(Parsed { content: None, complete: 0 });
-    };
-    let header: Header = serde_json::from_slice(first).map_err(|e| malformed(1, &e))?;
-    let mut entries = Vec::new();
-    for (line, number) in lines {
-        let entry: Entry = serde_json::from_slice(line).map_err(|e| malformed(number, &e))?;
-        if entry.range.0 > entry.range.1 {
-            return Err(malformed(number, &"a range that ends before it starts"));
-        }
-        entries.push(entry);
-    }
-    Ok(Parsed { content: Some((header, entries)), complete: complete as u64 })
 }
 
 fn malformed(line: u64, found: &dyn fmt::Display) -> Error {
@@ -302,29 +335,30 @@ impl Journal {
     /// Class Io, or class Input, code `journal`: a complete line is malformed.
     pub fn open_or_create(dir: &OutputDir, header: &Header) -> Result<Opened> {
         let name = file_name(header.slice);
-        let bytes = dir.read_whole(&name, MAX_BYTES)?;
-        let present = bytes.as_deref().map_or(0, |b| b.len() as u64);
-        let parsed = parse(bytes.as_deref().unwrap_or_default())
-            .map_err(|e| e.file(dir.path().join(&name).display()))?;
-        drop(bytes);
-        if let Some(mismatch) = parsed.content.as_ref().and_then(|(found, _)| compare(found, header)) {
+        let file = dir.open_append(&name)?;
+        let (mut found, mut marks): (Option<Header>, Vec<Mark>) = (None, Vec::new());
+        let complete = scan(&file, |line| {
+            match line.number {
+                1 => found = Some(serde_json::from_slice(line.text).map_err(|e| malformed(1, &e))?),
+                number => marks.push(Mark::from(&parse_entry(line.text, number)?)),
+            }
+            // The journal of another run is not read further.
+            Ok(found.as_ref().is_none_or(|found| compare(found, header).is_none()))
+        })
+        .map_err(|e| e.file_or(file.path().display()))?;
+        if let Some(mismatch) = found.as_ref().and_then(|found| compare(found, header)) {
             return Ok(Opened::Mismatch(mismatch));
         }
-        let file = dir.open_append(&name)?;
-        if present != parsed.complete {
-            file.set_len(parsed.complete)?;
+        if file.len()? != complete {
+            file.set_len(complete)?;
         }
         let journal = Journal { file: Mutex::new((file, false)) };
-        let entries = match parsed.content {
-            Some((_, entries)) => entries,
-            None => {
-                journal.append_line(header)?;
-                journal.sync()?;
-                dir.sync_dir()?;
-                Vec::new()
-            }
-        };
-        Ok(Opened::Ready(journal, entries))
+        if found.is_none() {
+            journal.append_line(header)?;
+            journal.sync()?;
+            dir.sync_dir()?;
+        }
+        Ok(Opened::Ready(journal, marks))
     }
 
     /// Appends one line. The bytes it vouches for must have been written before.
@@ -400,7 +434,7 @@ mod tests {
         (root, dir, path)
     }
 
-    fn ready(dir: &OutputDir, header: &Header) -> (Journal, Vec<Entry>) {
+    fn ready(dir: &OutputDir, header: &Header) -> (Journal, Vec<Mark>) {
         match Journal::open_or_create(dir, header).unwrap() {
             Opened::Ready(journal, entries) => (journal, entries),
             Opened::Mismatch(m) => panic!("{m:?}"),
@@ -419,13 +453,21 @@ mod tests {
         journal.sync().unwrap();
         drop(journal);
         let (journal, entries) = ready(&dir, &header());
-        assert_eq!(entries, all[..3]);
+        assert_eq!(entries, all[..3].iter().map(Mark::from).collect::<Vec<_>>());
         all[3..].iter().for_each(|e| journal.append(e).unwrap());
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 6);
         let line = r#"{"task":2,"range":[0,20],"xxh3":"200000000000000f","stats":"n\n\"1"}"#;
         assert_eq!(text.lines().nth(3).unwrap(), line);
-        assert_eq!(read(&dir, "journal.ndjson").unwrap(), Some((header(), all)));
+        assert_eq!(read_header(&dir, "journal.ndjson").unwrap(), Some(header()));
+        // A second line of a task comes before the first one.
+        let again = Entry { xxh3: 1, ..entry(2) };
+        journal.append(&again).unwrap();
+        let mut seen = Vec::new();
+        for_each_task(&dir, "journal.ndjson", |task, entries| seen.push((task, entries))).unwrap();
+        let mut expected: Vec<_> = (0..5).map(|i| (i, vec![entry(i)])).collect();
+        expected[2].1.insert(0, again);
+        assert_eq!(seen, expected);
     }
 
     #[test]
@@ -442,12 +484,13 @@ mod tests {
             let (journal, entries) = ready(&dir, &header());
             // The header is one complete line, the rest entries.
             let expected = ends.iter().filter(|&&end| end <= len).count().saturating_sub(1);
-            assert_eq!(entries, (0..3).take(expected).map(entry).collect::<Vec<_>>(), "{len}");
+            let marks: Vec<_> = (0..3).take(expected).map(|i| Mark::from(&entry(i))).collect();
+            assert_eq!(entries, marks, "{len}");
             journal.append(&entry(9)).unwrap();
             drop(journal);
             let (_, entries) = ready(&dir, &header());
             assert_eq!(entries.len(), expected + 1, "{len}");
-            assert_eq!(entries[expected], entry(9));
+            assert_eq!(entries[expected], Mark::from(&entry(9)));
         }
         // Power loss can leave zeros where the last line was to be.
         std::fs::write(&path, [&whole[..], &[0; 4096]].concat()).unwrap();
@@ -547,7 +590,7 @@ mod tests {
         assert_eq!(list(&dir).unwrap(), names);
         remove_all(&dir).unwrap();
         assert_eq!(dir.names().unwrap(), ["journal.x.ndjson"]);
-        assert_eq!(read(&dir, "journal.ndjson").unwrap(), None);
+        assert_eq!(read_header(&dir, "journal.ndjson").unwrap(), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::kernel::{Isa, Policy};
 use crate::plan::Plan;
 use crate::plan::cost::{self, Task};
 use evaluate::Evaluator;
-use journal::{Entry, Journal, Mismatch, Opened, RangeHash, SourceStamp};
+use journal::{Entry, Journal, Mark, Mismatch, Opened, RangeHash, SourceStamp};
 use rayon::prelude::*;
 use schedule::{Done, Schedule, Tile};
 use shards::Shards;
@@ -87,7 +87,7 @@ pub fn begin(
     checkpoint: &Checkpoint,
     digest: &str,
     slice: Option<Slice>,
-) -> Result<(Journal, Vec<Entry>)> {
+) -> Result<(Journal, Vec<Mark>)> {
     let header = journal::Header {
         schema: journal::SCHEMA,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
@@ -106,7 +106,7 @@ pub fn begin(
         }
     }
     match Journal::open_or_create(dir, &header)? {
-        Opened::Ready(journal, entries) => Ok((journal, entries)),
+        Opened::Ready(journal, marks) => Ok((journal, marks)),
         Opened::Mismatch(mismatch) => Err(mismatch.into_error(dir)),
     }
 }
@@ -147,7 +147,7 @@ pub struct Job<'a> {
     /// Its journal, from [`begin`].
     pub journal: &'a Journal,
     /// What the journal holds, from [`begin`].
-    pub entries: &'a [Entry],
+    pub marks: &'a [Mark],
     /// The part to do; all of it when `None`.
     pub slice: Option<Slice>,
     /// Memory budget in bytes.
@@ -214,7 +214,7 @@ pub fn run(job: &Job<'_>) -> Result<Executed> {
         journal: job.journal,
         digests: job.plan.shards.iter().map(|_| OnceLock::new()).collect(),
     };
-    let outcome = run.execute(&pool, job.entries);
+    let outcome = run.execute(&pool, job.marks);
     // Whatever happened, what is finished stays finished.
     let synced = job.journal.sync();
     let executed = outcome?;
@@ -241,10 +241,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn execute(&self, pool: &rayon::ThreadPool, entries: &[Entry]) -> Result<Executed> {
+    fn execute(&self, pool: &rayon::ThreadPool, marks: &[Mark]) -> Result<Executed> {
         let job = self.job;
         self.check_space()?;
-        let done = self.verify_entries(pool, entries)?;
+        let done = self.verify_marks(pool, marks)?;
         let mut executed = Executed { resumed: self.count_done(&done), ..Executed::default() };
         job.progress.begin(written_bytes(job.plan, self.slice), executed.resumed);
         let schedule = Schedule::new(job.plan, self.tasks, &done, job.budget, job.jobs as u64, |t| {
@@ -280,24 +280,20 @@ impl Run<'_> {
     }
 
     /// The finished ranges of an earlier run: a line of the journal counts when the bytes on disk have its hash.
-    fn verify_entries(&self, pool: &rayon::ThreadPool, entries: &[Entry]) -> Result<Vec<Done>> {
+    fn verify_marks(&self, pool: &rayon::ThreadPool, marks: &[Mark]) -> Result<Vec<Done>> {
         let done: Vec<Mutex<Done>> = self.tasks.iter().map(|_| Mutex::new(Done::default())).collect();
         let interrupted = AtomicBool::new(false);
         pool.install(|| {
-            entries.par_iter().try_for_each(|entry| -> Result<()> {
+            marks.par_iter().try_for_each(|mark| -> Result<()> {
                 if self.job.interrupt.load(Ordering::Relaxed) {
                     interrupted.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
-                let Some(task) = self.tasks.get(entry.task as usize) else { return Ok(()) };
-                let (start, end) = entry.range;
-                let tile = Tile { task: entry.task, start, end };
-                if start < end
-                    && end <= task.units
-                    && stats::from_text(&entry.stats).is_some()
-                    && self.verify_tile(task, tile, entry.xxh3)?
-                {
-                    let mut ranges = done[entry.task as usize].lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(task) = self.tasks.get(mark.task as usize) else { return Ok(()) };
+                let (start, end) = mark.range;
+                let tile = Tile { task: mark.task, start, end };
+                if start < end && end <= task.units && self.verify_tile(task, tile, mark.xxh3)? {
+                    let mut ranges = done[mark.task as usize].lock().unwrap_or_else(PoisonError::into_inner);
                     ranges.insert(start, end);
                 }
                 Ok(())

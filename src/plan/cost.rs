@@ -13,7 +13,7 @@ use crate::io::buffer_pool::class_size;
 
 /// Largest memory of one tile. Larger tiles gain nothing, since the page cache and L2 set the pace, and would make a
 /// resumed run repeat more.
-pub const TILE_BYTES: u64 = 8 << 20;
+pub const TILE_BYTES: u64 = 4 << 20;
 
 /// What a task does.
 #[derive(Clone, Debug, PartialEq)]
