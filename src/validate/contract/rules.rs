@@ -104,7 +104,7 @@ rules! {
         "vLLM models/deepseek_mtp.py";
     ROUTER_QUANTIZED Error "any" "router-quantized"
         "Engines build the expert router without quantization."
-        "vLLM models/deepseek_v2.py; chips.md 6.2";
+        "vLLM models/deepseek_v2.py; HYGON-AI/one-click-quant";
     ROUTER_BIAS_DTYPE Warning "any" "router-bias-dtype"
         "e_score_correction_bias decides between experts by tiny differences, and every release keeps it in F32."
         "DeepSeek-V3 README_WEIGHTS.md and headers; vLLM models/deepseek_v2.py";
@@ -116,7 +116,7 @@ rules! {
         "vLLM 0.32 and vllm-ascend 0.23 driven with seeded defects";
     SCALE_RANK Error "any" "scale-rank"
         "Scale parameters are two-dimensional and the loader asserts equal shapes: [N] is not [N, 1]."
-        "vLLM model_executor/parameter.py; chips.md 1 rule 3";
+        "vLLM model_executor/parameter.py";
     SCALE_GRID Error "any" "scale-grid"
         "The scale's shape must follow from the weight's shape and the configured granularity."
         "vLLM fp8.py and compressed_tensors schemes; vllm-ascend quantization/methods";
@@ -143,7 +143,7 @@ rules! {
         "vLLM fused_moe/layer.py";
     EXPERTS_STACKED Error "any" "experts-stacked"
         "The loader of a quantized model wants one 2-D tensor per expert and projection; stacked 3-D experts raise."
-        "vLLM 0.32 driven with seeded defects; formats.md 3.5";
+        "vLLM 0.32 driven with seeded defects";
 
     DESCRIPTION_MISSING Error "vllm-ascend" "description-missing"
         "Without quant_model_description.json the engine does not know that the weights are quantized."
