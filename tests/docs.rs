@@ -193,7 +193,9 @@ fn command_lines_are_accepted() {
                 ["cargo", "test", "--test", name] => {
                     assert!(root().join(format!("tests/{name}.rs")).exists(), "{shown}");
                 }
-                ["cargo", "test" | "install" | "fmt" | "clippy" | "deny" | "bench" | "doc", ..] => {}
+                ["cargo", "build" | "test" | "install" | "fmt" | "clippy" | "deny" | "bench" | "doc", ..] => {
+                }
+                ["python", script, ..] => assert!(root().join(script).exists(), "{shown}"),
                 _ => panic!("{shown}: an unknown program or task"),
             }
         }

@@ -17,7 +17,7 @@ pub mod stats;
 use crate::artifact::digest::FileDigest;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Class, Error, Result};
-use crate::io::buffer_pool::BufferPool;
+use crate::io::buffer_pool::{self, BufferPool};
 use crate::io::output::OutputDir;
 use crate::kernel::{Isa, Policy};
 use crate::plan::Plan;
@@ -397,7 +397,7 @@ impl Run<'_> {
                     let earlier =
                         first.as_ref().is_none_or(|(t, _)| (tile.task, tile.start) < (t.task, t.start));
                     // What merely follows from another worker's failure would hide it.
-                    let cause = !["pool-aborted", journal::STOPPED].contains(&error.code());
+                    let cause = ![buffer_pool::ABORTED, journal::STOPPED].contains(&error.code());
                     if earlier && cause {
                         *first = Some((tile, error));
                     }

@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+/// Code of the error that waiters get after [`BufferPool::abort`]: the consequence of another error, never a cause.
+pub const ABORTED: &str = "aborted";
+
 /// Size of a huge page on x86-64 and on aarch64 with 4 KiB base pages, in bytes.
 const HUGE: usize = 2 << 20;
 
@@ -214,7 +217,7 @@ impl BufferPool {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.aborted {
-            return Err(Error::new(Class::Interrupted, "aborted", "the work was stopped"));
+            return Err(Error::new(Class::Interrupted, ABORTED, "the work was stopped"));
         }
         state.serving += 1;
         let taken = fill(&mut state, shared.budget, &classes, need);
