@@ -244,9 +244,11 @@ fn the_transcript_of_the_readme_is_what_convert_prints() {
     let printed = stderr(&output).replace(&out, "target/demo");
 
     // Time and peak memory are the machine's; the bytes before them are not.
-    let fixed = |line: &str| match line.split_once(" written in ") {
-        Some((bytes, _)) => bytes.to_owned(),
-        None => line.trim_end().to_owned(),
+    // The bound on memory counts the tiles of all cores.
+    let fixed = |line: &str| {
+        let ends = [" written in ", "; peak memory at most "];
+        let found = ends.iter().find_map(|end| line.split_once(end));
+        found.map_or(line, |(fixed, _)| fixed).trim_end().to_owned()
     };
     let expected: Vec<String> = shown.lines().map(fixed).collect();
     let found: Vec<String> = printed.lines().map(fixed).collect();

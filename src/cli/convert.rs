@@ -71,7 +71,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
     let compiled = compile(&checkpoint, target, options.recipe()?)?;
     let digest = printer::digest(&compiled.plan);
     let plan = &compiled.plan;
-    let tiles = check_memory(plan, memory, jobs)?;
+    let (tiles, peak) = check_memory(plan, memory, jobs)?;
     say_notes(&checkpoint, &compiled, ui);
 
     let partial = finalize::partial_path(request.output)?;
@@ -115,7 +115,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
         finish(&dir, &lock, &finished, request, &checkpoint, ui)?;
         warn_about(plan, &losses, ui);
         if !ui.json() {
-            ui.say(&summary(plan, checkpoint.payload_bytes(), memory + OVERHEAD));
+            ui.say(&summary(plan, checkpoint.payload_bytes(), peak));
         }
         return report(request, plan, &losses, executed, start, "pass", ui);
     };
@@ -333,9 +333,9 @@ fn report(
     Ok(0)
 }
 
-/// What the budget leaves for tiles, checked before anything is created.
-fn check_memory(plan: &Plan, memory: u64, jobs: usize) -> Result<u64> {
+/// What the budget leaves for tiles, and the most memory that the conversion takes; checked before anything is created.
+fn check_memory(plan: &Plan, memory: u64, jobs: usize) -> Result<(u64, u64)> {
     let tiles = cost::tile_budget(plan, memory)?;
-    cost::peak_tile_memory(plan, &cost::tasks(plan)?, tiles, jobs as u64)?;
-    Ok(tiles)
+    let in_flight = cost::peak_tile_memory(plan, &cost::tasks(plan)?, tiles, jobs as u64)?;
+    Ok((tiles, in_flight + (memory - tiles) + OVERHEAD))
 }
