@@ -187,3 +187,10 @@ fn the_oracle_finds_single_changed_bits() {
     fs::write(out.join("config.json"), config.replace("int-quantized", "pack-quantized")).unwrap();
     assert!(compare(&list, &job).unwrap_err().contains("config.json"));
 }
+
+/// The rule W8A8_CT of the independent program, against vectors that compressed-tensors itself made.
+#[test]
+fn the_compressed_tensors_rule_is_the_librarys() {
+    let said = oracle::run_script("check_golden.py", &[]);
+    assert!(said.contains("ok"), "{said}");
+}
