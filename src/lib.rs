@@ -43,6 +43,8 @@ pub mod exec;
 
 pub mod artifact;
 
+pub mod report;
+
 pub mod validate;
 
 pub mod cli;

@@ -17,11 +17,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/artifact", &["targets", "plan", "checkpoint", "io", "dtype"]),
     ("src/compile", &["artifact", "passes", "targets", "plan", "checkpoint", "dtype"]),
     ("src/exec", &["artifact", "plan", "checkpoint", "io", "kernel", "dtype"]),
-    ("src/validate", &["targets", "plan", "checkpoint", "io", "kernel", "dtype"]),
+    ("src/report", &[]),
+    (
+        "src/validate",
+        &["report", "exec", "artifact", "targets", "plan", "checkpoint", "io", "kernel", "dtype"],
+    ),
     (
         "src/cli",
         &[
             "validate",
+            "report",
             "exec",
             "compile",
             "artifact",

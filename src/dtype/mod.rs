@@ -105,6 +105,17 @@ impl Dtype {
         Self::ALL.iter().copied().find(|d| d.text() == text)
     }
 
+    /// The name in golden sets: the safetensors dtype string, `U4`, `I4`, `I2` or `HIF8` where that format has none.
+    pub fn golden_name(self) -> &'static str {
+        match self {
+            Dtype::I2 => "I2",
+            Dtype::I4 => "I4",
+            Dtype::U4 => "U4",
+            Dtype::HiF8 => "HIF8",
+            _ => self.safetensors_name().unwrap_or_else(|| self.text()),
+        }
+    }
+
     /// Bytes of `elements` packed elements, `None` on overflow or when they do not fill whole bytes.
     pub fn byte_len(self, elements: u64) -> Option<u64> {
         let bits = elements.checked_mul(self.bits())?;

@@ -20,6 +20,7 @@
 //! exactly ([`ExactSum`]), so no freedom is left.
 
 mod decode;
+pub mod emit;
 mod encode;
 mod exact_sum;
 mod fast;

@@ -1,5 +1,8 @@
-//! The definition of [`convert`](super::convert), in plain scalar code.
+//! The normative kernels, in plain scalar code: the definition of [`convert`](super::convert), and those of the
+//! [`catalog`], which golden sets and emitted code are held to.
 
+pub mod array;
+pub mod catalog;
 mod encode;
 mod value;
 
