@@ -4,6 +4,7 @@
 //! stderr.
 
 mod check;
+mod conclude;
 mod convert;
 mod diff;
 mod finalize;

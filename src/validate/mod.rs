@@ -1,6 +1,7 @@
 //! Looks at finished artifacts: opens them again with the strict reader and compares.
 
 pub mod contract;
+pub mod conversion;
 pub mod diff;
 mod quick;
 
