@@ -1,7 +1,9 @@
 //! Emission: the reference kernels as C, NumPy and ONNX, with golden sets that hold every implementation to the same
 //! bits.
 
+mod cases;
 pub mod golden;
+pub mod input;
 pub mod manifest;
 pub mod npy;
 
