@@ -4,6 +4,7 @@
 pub mod array;
 pub mod catalog;
 mod encode;
+pub mod exp;
 mod value;
 
 pub use encode::{NORMALIZER_RANGE, encode, scale};
