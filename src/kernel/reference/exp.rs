@@ -1,4 +1,4 @@
-//! Correctly rounded `expf` and `log1pf`, and an `exp` in binary64, without a mathematics library.
+//! Correctly rounded `expf` and `log1pf`, and `exp`, `ln`, `sin` and `cos` in binary64, without a mathematics library.
 //!
 //! Emitted C and NumPy must agree with these functions bit for bit, so everything is binary64 `+ − × ÷` in the order
 //! written here (no FMA), integer operations on bit patterns, and one final conversion to binary32. An expression of
@@ -55,6 +55,12 @@ const LN2_HI: f64 = f64::from_bits(0x3FE6_2E42_FEFA_3800);
 const LN2_LO: f64 = f64::from_bits(0x3D2E_F357_93C7_6730);
 /// 1.5 × 2^52: adding it rounds to an integer, which then stands in the low bits.
 const TO_INTEGER: f64 = f64::from_bits(0x4338_0000_0000_0000);
+/// π/2 in three parts: the first two on grids of 2^-32 and 2^-65, 33 bits each.
+const HALF_PI: [f64; 3] = [
+    f64::from_bits(0x3FF9_21FB_5440_0000),
+    f64::from_bits(0x3DD0_B461_1A60_0000),
+    f64::from_bits(0x3BA3_198A_2E03_7073),
+];
 /// The NaN that arithmetic makes in every kernel.
 const NAN: f32 = f32::from_bits(0x7FC0_0000);
 
@@ -240,6 +246,28 @@ pub fn log1p_f32(x: f32) -> f32 {
     }
     let u = 1.0 + d;
     let c = if d >= 1.0 { 1.0 - (u - d) } else { 0.0 };
+    let (hi, lo) = log_parts(u, c);
+    round_odd(hi, lo) as f32
+}
+
+/// `ln x` within `2^-52·|ln x| + 2^-58` for a normal positive `x`; subnormal numbers and zero give −∞, negative ones a NaN.
+///
+/// It takes the steps of [`log1p_f32`] with `u` = `x` and `c` = 0.
+pub fn ln_f64(x: f64) -> f64 {
+    if x.is_nan() || x < 0.0 {
+        return f64::NAN;
+    }
+    if x < f64::MIN_POSITIVE {
+        return f64::NEG_INFINITY;
+    }
+    if x == f64::INFINITY {
+        return x;
+    }
+    log_parts(x, 0.0).0
+}
+
+/// Steps 3 to 5 of `log1p_f32`: `hi` and `lo`.
+fn log_parts(u: f64, c: f64) -> (f64, f64) {
     let bits = u.to_bits();
     let e = f64::from((bits >> 52) as i32 - 1023);
     let m = f64::from_bits(bits & 0x000F_FFFF_FFFF_FFFF | 0x3FF0_0000_0000_0000);
@@ -255,11 +283,39 @@ pub fn log1p_f32(x: f32) -> f32 {
     let hi = s + y;
     let v = hi - s;
     let lo = (s - (hi - v)) + (y - v);
-    round_odd(hi, lo) as f32
+    (hi, lo)
+}
+
+/// Sine and cosine of an angle below 2^20, within 2^-52 of the true values; both NaN for other angles.
+///
+/// The angle is reduced by multiples of π/2 in three parts (the products with the first two are exact) and Taylor's series
+/// are evaluated, in binary64 `+ − ×` only, so that tables are the same on every platform.
+pub fn sin_cos_f64(angle: f64) -> (f64, f64) {
+    if angle.abs() < 1_048_576.0 {
+        let t = angle * std::f64::consts::FRAC_2_PI + TO_INTEGER;
+        let n = t - TO_INTEGER;
+        let r = ((angle - n * HALF_PI[0]) - n * HALF_PI[1]) - n * HALF_PI[2];
+        let q = r * r;
+        let (mut sin, mut cos) = (1.0, 1.0);
+        for k in (1..=9).rev() {
+            let k = f64::from(k);
+            sin = 1.0 - q / (2.0 * k * (2.0 * k + 1.0)) * sin;
+            cos = 1.0 - q / (2.0 * k * (2.0 * k - 1.0)) * cos;
+        }
+        sin *= r;
+        match t.to_bits() & 3 {
+            0 => (sin, cos),
+            1 => (cos, -sin),
+            2 => (-sin, -cos),
+            _ => (-cos, sin),
+        }
+    } else {
+        (f64::NAN, f64::NAN)
+    }
 }
 
 /// `hi` with the direction of `lo` folded into its last bit, so that a further rounding to fewer bits rounds the sum.
-fn round_odd(hi: f64, lo: f64) -> f64 {
+pub(super) fn round_odd(hi: f64, lo: f64) -> f64 {
     let bits = hi.to_bits();
     if lo == 0.0 || bits & 1 == 1 {
         return hi;
