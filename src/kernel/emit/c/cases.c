@@ -42,9 +42,15 @@ static size_t sc_axis(sc_case *c, const char *name, size_t axis) {
     return arg && axis < arg->array.rank ? arg->array.shape[axis] : 1;
 }
 
+/* A parameter; null counts as absent. */
+static const sc_json *sc_param(sc_case *c, const char *name) {
+    const sc_json *p = sc_json_member(c->params, name);
+    return p && p->kind == SC_JSON_NULL ? NULL : p;
+}
+
 /* The index of a text parameter among `choices` (ended by NULL; blanks do not count), 0 if it is absent. */
 static int sc_choice(sc_case *c, const char *name, const char *const *choices) {
-    const sc_json *p = sc_json_member(c->params, name);
+    const sc_json *p = sc_param(c, name);
     char text[64];
     size_t n = 0, i;
     if (!p) return 0;
@@ -60,7 +66,7 @@ static int sc_choice(sc_case *c, const char *name, const char *const *choices) {
 }
 
 static double sc_real(sc_case *c, const char *name, double otherwise) {
-    const sc_json *p = sc_json_member(c->params, name);
+    const sc_json *p = sc_param(c, name);
     if (!p) return otherwise;
     if (p->kind != SC_JSON_NUMBER) c->bad_param = 1;
     return p->kind == SC_JSON_NUMBER ? p->number : otherwise;
@@ -73,12 +79,12 @@ static size_t sc_json_size(const sc_json *p, int *bad) {
 }
 
 static size_t sc_number(sc_case *c, const char *name, size_t otherwise) {
-    const sc_json *p = sc_json_member(c->params, name);
+    const sc_json *p = sc_param(c, name);
     return p ? sc_json_size(p, &c->bad_param) : otherwise;
 }
 
 static int sc_flag(sc_case *c, const char *name, int otherwise) {
-    const sc_json *p = sc_json_member(c->params, name);
+    const sc_json *p = sc_param(c, name);
     if (!p) return otherwise;
     if (p->kind != SC_JSON_TRUE && p->kind != SC_JSON_FALSE) c->bad_param = 1;
     return p->kind == SC_JSON_TRUE;
@@ -86,7 +92,7 @@ static int sc_flag(sc_case *c, const char *name, int otherwise) {
 
 /* The parameter block = [rows, cols]. */
 static void sc_block(sc_case *c, size_t *rows, size_t *cols) {
-    const sc_json *p = sc_json_member(c->params, "block");
+    const sc_json *p = sc_param(c, "block");
     if (!p) return;
     if (p->kind != SC_JSON_ARRAY || !p->first || !p->first->next || p->first->next->next) {
         c->bad_param = 1;
@@ -213,7 +219,7 @@ static int sc_call_rmsnorm(sc_case *c) {
 
 /* The recipe of a parameter, or the default; its block where the case has none. */
 static const sc_recipe *sc_recipe_of(sc_case *c, const char *otherwise, size_t *rows, size_t *cols) {
-    const sc_json *p = sc_json_member(c->params, "recipe");
+    const sc_json *p = sc_param(c, "recipe");
     const sc_recipe *found = sc_find_recipe(p && p->kind == SC_JSON_TEXT ? p->text : p ? "" : otherwise);
     if (!found) return NULL;
     *rows = found->block_rows;
@@ -241,7 +247,8 @@ static int sc_call_swiglu(sc_case *c) {
 static int sc_call_swiglu_quant(sc_case *c) {
     const sc_mat *codes = sc_out(c, "codes");
     size_t rows, cols;
-    const sc_recipe *recipe = sc_recipe_of(c, codes && codes->type == SC_I8 ? "int8_token" : "dg_fp8_f32", &rows, &cols);
+    const char *otherwise = codes && codes->type == SC_E4M3 ? "dg_fp8_f32" : codes && codes->type == SC_E2M1 ? "mx_fp4_ds" : "int8_token";
+    const sc_recipe *recipe = sc_recipe_of(c, otherwise, &rows, &cols);
     if (!recipe) return SC_PARAM;
     return sc_swiglu_quant(sc_in(c, "x"), sc_in(c, "topk_weight"), sc_narrow(sc_real(c, "limit", 0.0)), recipe->name, rows, cols,
                            codes, sc_out(c, "scale"));
@@ -293,8 +300,8 @@ static int sc_call_gate(sc_case *c) {
     float *work;
     if (!logits || !idx) return SC_MISSING;
     gate.groups = sc_number(c, "groups", 1);
-    gate.topk_group = sc_number(c, "topk_group", gate.groups);
-    gate.topk = sc_number(c, "topk", idx->cols);
+    gate.topk_group = sc_number(c, "topk_group", 1);
+    gate.topk = sc_number(c, "topk", 8);
     gate.scale = sc_narrow(sc_real(c, "scale", 1.0));
     gate.scoring = sc_choice(c, "scoring", SCORINGS);
     gate.renormalize = sc_flag(c, "renormalize", 1);
@@ -324,6 +331,9 @@ static int sc_call_kv_model1(sc_case *c) {
 static int sc_call_kv_int8(sc_case *c) {
     static const char *const AXES[] = {"head", "channel", NULL};
     int per_channel = sc_choice(c, "axis", AXES);
+    sc_arg *given = sc_find_arg(c->in, c->inputs, "scale");
+    /* A given scale says itself what it is for. */
+    if (given) per_channel = given->array.rank == 2;
     return sc_kv_quant_int8(sc_in(c, "x"), sc_axis(c, "x", 1), sc_in(c, "scale"), per_channel, sc_out(c, "codes"),
                             sc_out(c, "scale_out"));
 }

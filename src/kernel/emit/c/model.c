@@ -184,8 +184,8 @@ static double sc_dot64(const sc_mat *a, size_t r, const sc_mat *b, size_t q) {
     return sum;
 }
 
-/* Softmax of scores[0..n], in place; the probabilities are rounded to BF16 if cast_p. */
-static void sc_softmax64(double *scores, size_t n, int cast_p) {
+/* exp(score - largest) of scores[0..n], in place, rounded to BF16 if cast_p; returns their sum before that rounding. */
+static double sc_softmax64(double *scores, size_t n, int cast_p) {
     double largest = n ? scores[0] : 0.0, sum = 0.0;
     size_t i;
     for (i = 1; i < n; i++)
@@ -193,16 +193,14 @@ static void sc_softmax64(double *scores, size_t n, int cast_p) {
     for (i = 0; i < n; i++) {
         scores[i] = sc_exp64(sc_sub64(scores[i], largest));
         sum = sc_add64(sum, scores[i]);
-    }
-    for (i = 0; i < n; i++) {
-        scores[i] = sc_div64(scores[i], sum);
         if (cast_p) scores[i] = (double)sc_round_bf16(sc_narrow(scores[i]));
     }
+    return sum;
 }
 
 /* 15. Multi-head latent attention in binary64. Rows of q_nope, q_pe and y: t * heads + h; rows of W_UK: h * Dn + d; rows of
    W_UV: h * Dv + d. Plain form: keys W_UK kv and values W_UV kv. Absorbed form: the query goes through W_UK and the result
-   through W_UV. causal: query t sees keys 0 to S - T + t. `work` has room for S + 2 * max(Dn, Dv, rank) numbers. */
+   through W_UV; the division by the sum of probabilities is last. causal: query t sees keys 0 to S - T + t. `work` has room for S + 2 * max(Dn, Dv, rank) numbers. */
 int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_mat *k_pe, const sc_mat *w_uk, const sc_mat *w_uv,
            size_t heads, double scale, int causal, int cast_p, int absorbed, double *work, const sc_mat *y) {
     size_t tokens, keys, rank, dn, dv, t, h, s, d, r, seen;
@@ -217,13 +215,13 @@ int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_
     dv = y->cols;
     if (q_pe->rows != q_nope->rows || k_pe->rows != keys || q_pe->cols != k_pe->cols || y->rows != q_nope->rows) return SC_SHAPE;
     if (w_uk->rows != heads * dn || w_uk->cols != rank || w_uv->rows != heads * dv || w_uv->cols != rank) return SC_SHAPE;
-    if (causal && keys < tokens) return SC_SHAPE;
     latent = work + keys;
     value = latent + (rank > dn ? rank : dn);
     for (t = 0; t < tokens; t++)
         for (h = 0; h < heads; h++) {
             size_t row = t * heads + h;
-            seen = causal ? keys - tokens + t + 1 : keys;
+            double total;
+            seen = !causal ? keys : keys + t + 1 > tokens ? keys + t + 1 - tokens : 0;
             if (absorbed)
                 for (r = 0; r < rank; r++) {
                     latent[r] = 0.0;
@@ -240,7 +238,7 @@ int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_
                 score = sc_add64(score, sc_dot64(q_pe, row, k_pe, s));
                 scores[s] = sc_mul64(score, scale);
             }
-            sc_softmax64(scores, seen, cast_p);
+            total = sc_softmax64(scores, seen, cast_p);
             if (absorbed) {
                 for (r = 0; r < rank; r++) {
                     value[r] = 0.0;
@@ -249,20 +247,20 @@ int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_
                 for (d = 0; d < dv; d++) {
                     double sum = 0.0;
                     for (r = 0; r < rank; r++) sum = sc_add64(sum, sc_mul64(value[r], (double)sc_get(w_uv, h * dv + d, r)));
-                    sc_put64(y, row, d, sum);
+                    sc_put64(y, row, d, seen ? sc_div64(sum, total) : 0.0);
                 }
             } else {
                 for (d = 0; d < dv; d++) {
                     double sum = 0.0;
                     for (s = 0; s < seen; s++) sum = sc_add64(sum, sc_mul64(scores[s], sc_dot64(w_uv, h * dv + d, kv, s)));
-                    sc_put64(y, row, d, sum);
+                    sc_put64(y, row, d, seen ? sc_div64(sum, total) : 0.0);
                 }
             }
         }
     return SC_OK;
 }
 
-/* 16. Sparse attention with a sink. Row t * heads + h of q and y; row t of idx lists keys, negative = masked.
+/* 16. Sparse attention with a sink. Row t * heads + h of q and y; row t of idx lists keys, -1 = masked.
    l = f32(exact q.k) * scale; p = exp(l - max); den = sum of p (binary32, ascending) + exp(sink - max);
    o = f32(exact sum of bf16(p) * v), p kept if keep_f32; y = o / den. Without any key y is 0. `work`: a number per listed key. */
 int sc_sparse_attn_sink(const sc_mat *q, const sc_mat *kv, const sc_mat *idx, const sc_mat *sink, float scale, int keep_f32,
@@ -278,8 +276,8 @@ int sc_sparse_attn_sink(const sc_mat *q, const sc_mat *kv, const sc_mat *idx, co
         int any = 0;
         for (i = 0; i < idx->cols; i++) {
             int64_t key = sc_int(idx, t, i);
-            if (key < 0) continue;
-            if ((uint64_t)key >= kv->rows) return SC_VALUE;
+            if (key == -1) continue;
+            if (key < 0 || (uint64_t)key >= kv->rows) return SC_VALUE;
             work[i] = sc_mul(sc_dot_exact(q, row, kv, (size_t)key, 0, q->cols), scale);
             largest = any ? sc_max(largest, work[i]) : work[i];
             any = 1;

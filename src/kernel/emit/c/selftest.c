@@ -19,9 +19,11 @@ static const char *sc_self_test(void) {
         sc_bits_of64(-1.5) != UINT64_C(0xBFF8000000000000))
         return "float and double are not IEEE binary32 and binary64";
 
-    /* (1 + 2^-12)(1 - 2^-12) - 1 is -2^-24 fused, and 0 with a rounding of the product. */
-    a = 1.000244140625f;
-    b = 0.999755859375f;
+    /* (1 + 2^-13)(1 - 2^-13) - 1 is -2^-26 fused, and 0 with a rounding of the product. */
+    bits = 0x3F800400u;
+    a = sc_from_bits(bits);
+    bits = 0x3F7FF800u;
+    b = sc_from_bits(bits);
     c = -1.0f;
     if (sc_add(sc_mul(a, b), c) != 0.0f) return "products and sums are fused: build with -ffp-contract=off";
     /* (1 + 2^-27)(1 - 2^-27) - 1 likewise. */
