@@ -1,6 +1,8 @@
 //! Emission: the reference kernels as C, NumPy and ONNX, with golden sets that hold every implementation to the same
 //! bits.
 
+pub mod onnx;
+
 /// A file of a kernel pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmittedFile {
