@@ -6,6 +6,7 @@ pub mod golden;
 pub mod input;
 pub mod manifest;
 pub mod npy;
+pub mod onnx;
 
 pub use manifest::Case;
 
