@@ -21,3 +21,4 @@ pub mod heavy;
 pub mod real;
 pub mod rng;
 pub mod safetensors;
+pub mod schema;
