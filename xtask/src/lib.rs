@@ -22,3 +22,4 @@ pub mod onnx_protobuf;
 pub mod real;
 pub mod rng;
 pub mod safetensors;
+pub mod schema;
