@@ -1,14 +1,21 @@
 //! From finished slices to a sealed artifact: what `convert` and `finalize` do alike.
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Encoding};
+use crate::dtype::scheme::Scheme;
 use crate::error::Result;
 use crate::exec::finalize::{self, Finished, Loss};
+use crate::exec::weight_slices;
 use crate::io::output::OutputDir;
+use crate::kernel::emit;
 use crate::report;
 use crate::validate::{self, conversion};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Checks the finished files against the plan, adds the report, and writes the manifest, which lists everything.
+/// Our folder in an artifact.
+const FOLDER: &str = "silicast";
+
+/// Adds the reference kernels, checks the finished files against the plan and adds the report (both unless `quick` is
+/// off), and writes the manifest, which lists everything.
 ///
 /// # Errors
 /// Class Gate where the files are not what the plan says.
@@ -19,21 +26,32 @@ pub(super) fn conclude(
     sha256: bool,
     quick: bool,
 ) -> Result<()> {
-    let mut extra = Vec::new();
+    let artifact = Checkpoint::open(dir.path())?;
+    let mut files = Vec::new();
+    for file in emit::artifact_pack(&schemes(&artifact), &weight_slices::read(&artifact)?)? {
+        files.push((format!("{FOLDER}/kernels/{}", file.path), file.bytes));
+    }
     if quick {
-        let artifact = Checkpoint::open(dir.path())?;
         validate::quick(&artifact, dir.path(), finished.plan)?;
         let report = conversion::report(finished.plan, finished.digest, &artifact, losses);
-        write(dir, report::render(&report), &mut extra)?;
+        files.extend(
+            report::render(&report).into_iter().map(|(name, bytes)| (format!("{FOLDER}/{name}"), bytes)),
+        );
     }
-    finalize::write_manifest(dir, finished, &extra, sha256)
+    dir.write_many(files.iter().map(|(name, bytes)| (name.clone(), bytes.as_slice())))?;
+    let names: Vec<String> = files.into_iter().map(|(name, _)| name).collect();
+    finalize::write_manifest(dir, finished, &names, sha256)
 }
 
-/// Writes files below `silicast/` and remembers their names.
-fn write(dir: &OutputDir, files: Vec<(&'static str, Vec<u8>)>, extra: &mut Vec<String>) -> Result<()> {
-    let named: Vec<(String, Vec<u8>)> =
-        files.into_iter().map(|(name, bytes)| (format!("silicast/{name}"), bytes)).collect();
-    dir.write_many(named.iter().map(|(name, bytes)| (name.clone(), bytes.as_slice())))?;
-    extra.extend(named.into_iter().map(|(name, _)| name));
-    Ok(())
+/// How the artifact's weights are encoded, each encoding once.
+fn schemes(artifact: &Checkpoint) -> Vec<Scheme> {
+    let schemes: BTreeSet<Scheme> = artifact
+        .encodings
+        .iter()
+        .filter_map(|encoding| match encoding {
+            Encoding::Codes { scheme, .. } => Some(*scheme),
+            _ => None,
+        })
+        .collect();
+    schemes.into_iter().collect()
 }
