@@ -186,24 +186,20 @@ impl OutputDir {
     /// # Errors
     /// As [`Self::write_whole`].
     pub fn write_many<'a>(&self, files: impl IntoIterator<Item = (String, &'a [u8])>) -> Result<()> {
-        const AT_ONCE: usize = 16;
-        let mut written = Vec::new();
+        // Every file of a batch stays open until it is synced, and processes may be limited to 1024.
+        const BATCH: usize = 256;
+        let mut written = Vec::with_capacity(BATCH);
         for (name, bytes) in files {
             let flags = OFlags::CREATE | OFlags::TRUNC;
             let file = self.out_file(&name, self.open_for_writing(&name, flags, "cannot create the file")?);
             file.write_all_at(bytes, 0)?;
             written.push(file);
+            if written.len() == BATCH {
+                sync_all(&written)?;
+                written.clear();
+            }
         }
-        let share = written.len().div_ceil(AT_ONCE).max(1);
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = written
-                .chunks(share)
-                .map(|files| scope.spawn(move || files.iter().try_for_each(OutFile::sync)))
-                .collect();
-            workers.into_iter().try_for_each(|worker| {
-                worker.join().unwrap_or_else(|_| Err(Error::internal("sync-thread", "a thread died")))
-            })
-        })
+        sync_all(&written)
     }
 
     /// The whole content of a regular file of at most `limit` bytes; `None` when there is none.
@@ -296,6 +292,20 @@ impl OutputDir {
             .map_err(|e| self.at.io_error("cannot ask for free space", "", e))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// Syncs files side by side.
+fn sync_all(files: &[OutFile]) -> Result<()> {
+    const AT_ONCE: usize = 16;
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = files
+            .chunks(files.len().div_ceil(AT_ONCE).max(1))
+            .map(|files| scope.spawn(move || files.iter().try_for_each(OutFile::sync)))
+            .collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().unwrap_or_else(|_| Err(Error::internal("sync-thread", "a thread died")))
+        })
+    })
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ fn scaled(kernel: &'static str, elements: &[Dtype], block: [usize; 2], scales: &
         for (s, scale) in scales.iter().enumerate() {
             for class in gemm::CLASSES {
                 let main = e == 0 && s == 0;
-                if !main && !matches!(class, "gaussian" | "all-codes" | "tails") {
+                if !main && !matches!(class, "gaussian" | "all-codes") {
                     continue;
                 }
                 let shape = match class {
@@ -83,7 +83,8 @@ fn scaled(kernel: &'static str, elements: &[Dtype], block: [usize; 2], scales: &
                 if s > 0 {
                     draft = draft.suffix(match scale {
                         Dtype::F8E8M0 => "ue8m0",
-                        other => other.text(),
+                        Dtype::F16 => "f16-scale",
+                        _ => "bf16-scale",
                     });
                 }
                 if main {

@@ -58,28 +58,29 @@ fn norm(kernel: &'static str) -> Vec<Draft> {
     let mut out = Vec::new();
     let case = |class: &'static str, weight: Dtype, residual: bool| {
         let [m, h] = match class {
-            "bf16-sweep" if kernel == "rmsnorm" => [510, 128],
+            "bf16-sweep" if kernel == "rmsnorm" => [255, 128],
             "bf16-sweep" => [51, 128],
             "exponent-sweep" => [30, 160],
             "ragged" => [1, 131],
             "empty" => [0, 160],
             _ => [4, 256],
         };
-        let w = values(Values::Gaussian, &mut rng(kernel, class, "w"), 1, h);
+        let w = values(Values::Gaussian, &mut rng("rmsnorm", class, "w"), 1, h);
         let w: Vec<f32> = w.iter().map(|v| 1.0 + v / 8.0).collect();
         let mut draft = Draft::new(kernel, class)
             .param("eps", 1e-6)
-            .input("x", bf16(kernel, class, "x", &[m, h]))
+            .input("x", bf16("rmsnorm", class, "x", &[m, h]))
             .input("w", plain(weight, [h], &w));
         if residual {
             draft = draft
-                .input("residual", beside(kernel, class, "residual", &[m, h], 1.0))
+                .input("residual", beside("rmsnorm", class, "residual", &[m, h], 1.0))
                 .want("residual_out", Dtype::BF16);
         }
         if plain_norm {
             draft.want("y", Dtype::BF16)
         } else {
-            let (codes, recipe) = if fp8 { (Dtype::F8E4M3, "dg_fp8_f32") } else { (Dtype::I8, "int8_token") };
+            let (codes, recipe) =
+                if fp8 { (Dtype::F8E4M3, "dg_fp8_f32") } else { (Dtype::I8, "int8_token") };
             draft.param("recipe", recipe).want("codes", codes).want("scale", Dtype::F32)
         }
     };
@@ -93,9 +94,7 @@ fn norm(kernel: &'static str) -> Vec<Draft> {
     }
     if fp8 {
         for recipe in ["ds_fp8_f32_mul", "vllm_fp8_token", "dg_fp8_ue8m0"] {
-            let mut draft = case("gaussian", Dtype::BF16, added)
-                .suffix(recipe.trim_start_matches("fp8"))
-                .param("recipe", recipe);
+            let mut draft = case("gaussian", Dtype::BF16, added).suffix(recipe.trim_start_matches("fp8")).param("recipe", recipe);
             draft.name = draft.name.replace('_', "-");
             let scale = if recipe.ends_with("ue8m0") { Dtype::F8E8M0 } else { Dtype::F32 };
             out.push(draft.want("scale", scale));
@@ -115,11 +114,10 @@ fn swiglu(kernel: &'static str) -> Vec<Draft> {
             "empty" => [0, 64],
             _ => [4, 128],
         };
-        let mut x = bf16(kernel, class, "x", &[m, 2 * i]);
+        let mut x = bf16("swiglu", class, "x", &[m, 2 * i]);
         if matches!(class, "bf16-sweep" | "exponent-sweep") {
             // The ends of the range, of the gate: −∞ times a large number is no use of a test, so the other half is small.
-            for (element, other) in beside(kernel, class, "up", &[m, 2 * i], 1.0).bytes.chunks(2).enumerate()
-            {
+            for (element, other) in beside("swiglu", class, "up", &[m, 2 * i], 1.0).bytes.chunks(2).enumerate() {
                 if element / i % 2 == 1 {
                     x.bytes[2 * element..][..2].copy_from_slice(other);
                 }
@@ -138,7 +136,7 @@ fn swiglu(kernel: &'static str) -> Vec<Draft> {
     }
     out.push(case("gaussian", 1.5).suffix("limit"));
     out.push(case("outlier", 7.0).suffix("limit"));
-    let mut r = rng(kernel, "gaussian", "topk_weight");
+    let mut r = rng("swiglu", "gaussian", "topk_weight");
     let weight: Vec<f32> = (0..4).map(|_| r.uniform()).collect();
     let weighted = case("gaussian", 0.0).suffix("weight").input("topk_weight", Array::from_f32([4], &weight));
     out.push(weighted);
@@ -203,7 +201,7 @@ fn rope(kernel: &'static str) -> Vec<Draft> {
         let (t, r) = (shape[0], shape[shape.len() - 1]);
         let [cos, sin] = tables(first, t, r, yarn);
         Draft::new(kernel, class)
-            .input("x", bf16(kernel, class, "x", shape))
+            .input("x", bf16("rope", class, "x", shape))
             .input("cos", Array::from_f32([t, r / 2], &cos))
             .input("sin", Array::from_f32([t, r / 2], &sin))
             .want("y", Dtype::BF16)
@@ -278,14 +276,11 @@ fn sparse(kernel: &'static str) -> Vec<Draft> {
         Draft::new(kernel, class)
             .param("scale", 0.125)
             .input("q", bf16(kernel, class, "q", &[t, heads, dim]))
-            .input(
-                "kv",
-                if class == "exponent-sweep" || class == "outlier" {
-                    beside(kernel, class, "kv", &[s, dim], 1.0)
-                } else {
-                    bf16(kernel, class, "kv", &[s, dim])
-                },
-            )
+            .input("kv", if class == "exponent-sweep" || class == "outlier" {
+                beside(kernel, class, "kv", &[s, dim], 1.0)
+            } else {
+                bf16(kernel, class, "kv", &[s, dim])
+            })
             .input("idx", idx)
             .input("sink", Array::from_f32([heads], &sink))
             .want("y", Dtype::BF16)
