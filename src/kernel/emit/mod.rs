@@ -21,14 +21,16 @@ pub struct EmittedFile {
     pub bytes: Vec<u8>,
 }
 
-/// The golden files of `cases` and the manifest, which comes first.
+/// The golden files and graphs of `cases` and the manifest, which comes first.
 fn golden_files(cases: &[Case]) -> Result<Vec<EmittedFile>> {
     let mut entries = Vec::with_capacity(cases.len());
     let mut files = vec![EmittedFile { path: "manifest.json".to_owned(), bytes: Vec::new() }];
     for case in cases {
-        let entry = manifest::entry(case, false)
+        let graph = onnx::graph(case.kernel, &case.params, &case.inputs, &case.outputs)?;
+        let entry = manifest::entry(case, graph.is_some())
             .map_err(|e| Error::internal("golden-manifest", "a golden case has no JSON form").found(e))?;
         entries.push(entry);
+        files.extend(graph.map(|bytes| EmittedFile { path: case.onnx_file(), bytes }));
         for (name, array) in case.inputs.iter().chain(&case.outputs) {
             files.push(EmittedFile { path: case.file(name), bytes: npy::write(array) });
         }
