@@ -13,7 +13,7 @@ use support::oracle::run_script;
 #[test]
 fn graphs_give_the_golden_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let pack = emit::pack(&|_| true).unwrap();
+    let pack = emit::pack(&|_| true, &[]).unwrap();
     let mut bytes = 0;
     let mut graphs: BTreeMap<&str, usize> = BTreeMap::new();
     for file in &pack {

@@ -131,7 +131,7 @@ fn rope(f: &mut Frame<'_>) -> Option<()> {
     });
     let [cos, sin] = ["cos", "sin"].map(|name| f.raw(name));
     let [cos, sin] = [cos?, sin?].map(|t| f.b.reshape(&t, &[tokens, 1, half]));
-    let mut part = |f: &mut Frame<'_>, op, a: &Value, b: &Value| {
+    let part = |f: &mut Frame<'_>, op, a: &Value, b: &Value| {
         let a = f.b.binary("Mul", a, &cos);
         let b = f.b.binary("Mul", b, &sin);
         let sum = f.b.binary(op, &a, &b);
