@@ -2,6 +2,7 @@
 
 pub mod contract;
 pub mod diff;
+pub mod metrics;
 mod quick;
 
 pub use quick::{full, quick};
