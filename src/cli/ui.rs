@@ -57,6 +57,16 @@ impl Ui {
             .map_err(closed)
     }
 
+    /// Prints a report as the one JSON document of the command.
+    pub(super) fn report(&self, report: &crate::report::Report) -> Result<()> {
+        let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        serde_json::to_writer_pretty(&mut out, report)
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+            .and_then(|()| out.flush())
+            .map_err(closed)
+    }
+
     /// Prints result text on stdout.
     pub(super) fn text(&self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
