@@ -5,6 +5,7 @@
 
 mod checks;
 pub mod contract;
+pub mod conversion;
 pub mod diff;
 pub mod gate;
 pub mod metrics;

@@ -11,13 +11,12 @@ use std::path::Path;
 /// that only broken tensors fail.
 const LEAST_SQNR_DB: f64 = 15.0;
 
-/// Opens the artifact in `dir` as a stranger would and holds it against the plan: every tensor with its dtype, shape,
-/// file and offset, nothing else, an index that agrees.
+/// Holds the artifact in `dir`, opened as a stranger would, against the plan: every tensor with its dtype, shape, file and
+/// offset, nothing else.
 ///
 /// # Errors
-/// Class Gate naming the first tensor or file that differs; the reader's own errors.
-pub fn quick(dir: &Path, plan: &Plan) -> Result<()> {
-    let artifact = Checkpoint::open(dir)?;
+/// Class Gate naming the first tensor or file that differs.
+pub fn quick(artifact: &Checkpoint, dir: &Path, plan: &Plan) -> Result<()> {
     let differs = |name: &str, expected: String, found: String| {
         Error::new(Class::Gate, "artifact-differs", "the finished artifact is not what the plan says")
             .file(dir.display())

@@ -47,7 +47,25 @@ pub struct Kernel {
 
 /// Every kernel, family by family in the order of their numbers.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    const FAMILIES: &[&[Kernel]] = &[];
+    const FAMILIES: &[&[Kernel]] = &[
+        super::gemm_catalog::KERNELS,
+        super::group_gemm_catalog::KERNELS,
+        super::gemm_catalog::MICROSCALED,
+        super::dequant::KERNELS,
+        super::quant::KERNELS,
+        super::requant::KERNELS,
+        super::norm::KERNELS,
+        super::swiglu::KERNELS,
+        super::rope::KERNELS,
+        super::mla::KERNELS,
+        super::attention::KERNELS,
+        super::gate::KERNELS,
+        super::group_gemm_catalog::GROUPED,
+        super::combine::KERNELS,
+        super::lm_head::KERNELS,
+        super::kv::KERNELS,
+        super::layout::KERNELS,
+    ];
     FAMILIES.iter().copied().flatten()
 }
 
