@@ -2,6 +2,9 @@
 
 pub mod contract;
 pub mod diff;
+pub mod kernels;
+pub mod layer;
+pub mod metrics;
 mod quick;
 
 pub use quick::{full, quick};
