@@ -47,7 +47,15 @@ pub struct Kernel {
 
 /// Every kernel, family by family in the order of their numbers.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    const FAMILIES: &[&[Kernel]] = &[];
+    const FAMILIES: &[&[Kernel]] = &[
+        super::gemm_catalog::KERNELS,
+        super::group_gemm_catalog::KERNELS,
+        super::gemm_catalog::MICROSCALED,
+        super::dequant::KERNELS,
+        super::quant::KERNELS,
+        super::requant::KERNELS,
+        super::group_gemm_catalog::GROUPED,
+    ];
     FAMILIES.iter().copied().flatten()
 }
 

@@ -3,7 +3,17 @@
 
 pub mod array;
 pub mod catalog;
+pub mod dequant;
 mod encode;
+mod exact;
+pub mod gemm;
+mod gemm_catalog;
+pub mod group_gemm;
+mod group_gemm_catalog;
+pub mod hardware;
+mod operand;
+pub mod quant;
+pub mod requant;
 mod value;
 
 pub use encode::{NORMALIZER_RANGE, encode, scale};
