@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn order_and_grouping_do_not_matter() {
-        let golden: Vec<f64> = (0..999).map(|i| (f64::from(i) * 1.37).sin() * 10f64.powi(i % 40 - 20)).collect();
+        let golden: Vec<f64> =
+            (0..999).map(|i| (f64::from(i) * 1.37).sin() * 10f64.powi(i % 40 - 20)).collect();
         let actual: Vec<f64> =
             golden.iter().enumerate().map(|(i, x)| x * (1.0 + 1e-3 * (i % 7) as f64)).collect();
         let whole = of(&actual, &golden);
@@ -314,7 +315,9 @@ mod tests {
             let m = of(&[1.0, a], &[1.0, g]);
             assert_eq!(m.same_specials, Some(false));
             assert_eq!(m.first_bad, Some(vec![1]));
-            for error in [m.calc_diff, m.rel_diff, m.mere, m.mare, m.rmse, m.diff1, m.diff2, m.diff3, m.max_abs] {
+            for error in
+                [m.calc_diff, m.rel_diff, m.mere, m.mare, m.rmse, m.diff1, m.diff2, m.diff3, m.max_abs]
+            {
                 assert_eq!(error, Some(UNBOUNDED));
             }
             assert_eq!((m.cosine, m.sqnr_db), (Some(-1.0), Some(-UNBOUNDED)));

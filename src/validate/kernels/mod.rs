@@ -20,7 +20,8 @@ mod product;
 mod seed;
 mod weights;
 
-pub(crate) use path::{Activations, Path, exact_band, run_band};
+pub(crate) use path::{Activations, Path, run_band};
+pub(crate) use product::exact_band;
 pub(crate) use seed::Stream;
 pub(crate) use weights::{Matrix, Shards, size};
 
@@ -164,7 +165,7 @@ pub fn run(request: &Request<'_>) -> Result<Outcome<KernelRow>> {
         while tasks.len() < BATCH
             && let Some((matrix, partner)) = pairs.next()
         {
-            let case = prepare(request, matrix, partner);
+            let case = prepare(request, matrix, partner)?;
             tasks.extend(case.bands.iter().map(|rows| (cases.len(), rows.clone())));
             cases.push(case);
         }
@@ -237,7 +238,7 @@ fn pair<'a>(source: &'a Shards<'a>, matrix: &Matrix<'_>) -> std::result::Result<
     Ok(partner)
 }
 
-fn prepare<'a>(request: &Request<'a>, artifact: Matrix<'a>, source: Matrix<'a>) -> Case<'a> {
+fn prepare<'a>(request: &Request<'a>, artifact: Matrix<'a>, source: Matrix<'a>) -> Result<Case<'a>> {
     let path = path_of(&artifact, request.artifact);
     let cols = size(artifact.cols);
     let x = Stream::new(request.seed, artifact.name()).activations(TOKENS * cols);
@@ -247,7 +248,7 @@ fn prepare<'a>(request: &Request<'a>, artifact: Matrix<'a>, source: Matrix<'a>) 
         _ => ("T5", T5),
     };
     let bands = bands(request, &artifact, &source);
-    Case { x: Activations::new(&x, TOKENS, cols, path), artifact, source, tier, bands }
+    Ok(Case { x: Activations::new(&x, TOKENS, cols, path)?, artifact, source, tier, bands })
 }
 
 /// The bands to read: all rows, or evenly spread pieces of a sample from a place that the seed and the name choose.
@@ -301,7 +302,7 @@ fn judge(case: &Case<'_>, bands: &[(&Range<u64>, &(Vec<f64>, path::Band))]) -> J
     let mut arithmetic = Accumulator::new(Dtype::F32);
     let n = case.artifact.rows;
     for (rows, (golden, band)) in bands {
-        let coordinates = (rows.start..rows.end).flat_map(|row| (0..TOKENS as u64).map(move |t| t * n + row));
+        let coordinates = (0..TOKENS as u64).flat_map(|t| (rows.start..rows.end).map(move |row| t * n + row));
         for (((index, g), k), p) in coordinates.zip(golden).zip(&band.kernel).zip(&band.product) {
             metrics.add_pair(index, f64::from(*k), *g);
             arithmetic.add_pair(index, f64::from(*k), *p);

@@ -1,11 +1,14 @@
 //! How an engine multiplies with a weight: its activations' quantization and the reference kernel of its scheme.
 
-use super::product::{LANES, Packed, dots};
-use super::weights::{Matrix, code_values};
+use super::product::{Packed, exact_band};
+use super::weights::{Matrix, size};
 use crate::dtype::Dtype;
-use crate::dtype::codec::{e4m3_from_f32_clamped, f32_from_e4m3};
+use crate::dtype::codec::f32_from_e4m3;
 use crate::dtype::scheme::Granularity;
 use crate::error::Result;
+use crate::kernel::reference::gemm::{self, Factor, Size};
+use crate::kernel::reference::hardware::{Mode, Order, Scaling};
+use crate::kernel::reference::quant::{Recipe, quantize};
 use std::ops::Range;
 
 /// The activation path of a linear.
@@ -79,81 +82,42 @@ pub(crate) struct Activations {
 
 #[derive(Clone, Debug)]
 struct Coded {
-    codes: Packed,
-    /// `[groups][tokens]`: a group's scales side by side.
+    /// `[tokens, cols]`.
+    codes: Vec<u8>,
+    /// `[tokens, groups]`.
     scales: Vec<f32>,
-    /// Code times scale, packed.
+    /// Code times scale.
     decoded: Packed,
 }
 
 impl Activations {
     /// `x` is `[tokens, cols]`, row-major.
-    pub(crate) fn new(x: &[f32], tokens: usize, cols: usize, path: Path) -> Self {
+    ///
+    /// # Errors
+    /// Class Input for a shape that no memory holds.
+    pub(crate) fn new(x: &[f32], tokens: usize, cols: usize, path: Path) -> Result<Self> {
         let exact = Packed::new(x, tokens, cols);
-        let group = match path {
-            Path::Float => return Self { path, exact, coded: None },
-            Path::Fp8Block { cols: group, .. } => group,
-            _ => cols.max(1),
+        let (recipe, group) = match path {
+            Path::Float => return Ok(Self { path, exact, coded: None }),
+            Path::Int8Token => (Recipe::Int8Token, cols.max(1)),
+            Path::Fp8Token => (Recipe::VllmFp8Token, cols.max(1)),
+            Path::Fp8Block { cols, ue8m0: false, .. } => (Recipe::VllmFp8Group, cols),
+            Path::Fp8Block { cols, ue8m0: true, .. } => (Recipe::DgFp8Ue8m0, cols),
         };
         let groups = cols.div_ceil(group);
-        let (mut codes, mut decoded) = (vec![0f32; x.len()], vec![0f32; x.len()]);
-        let mut scales = vec![0f32; groups * tokens];
-        for token in 0..tokens {
-            for g in 0..groups {
-                let range = token * cols + g * group..token * cols + ((g + 1) * group).min(cols);
-                let scale = quantize(path, &x[range.clone()], &mut codes[range.clone()]);
-                scales[g * tokens + token] = scale;
-                for i in range {
-                    decoded[i] = codes[i] * scale;
-                }
-            }
-        }
-        let pack = |values: &[f32]| Packed::new(values, tokens, cols);
-        Self { path, exact, coded: Some(Coded { codes: pack(&codes), scales, decoded: pack(&decoded) }) }
+        let (mut codes, mut scales) = (vec![0u8; x.len()], vec![0f32; tokens * groups]);
+        quantize(recipe, x, [tokens, cols], [1, group], &mut codes, &mut scales)?;
+        let decoded = codes.iter().enumerate().map(|(i, code)| {
+            let (token, col) = (i / cols, i % cols);
+            let value = if path == Path::Int8Token { f32::from(*code as i8) } else { f32_from_e4m3(*code) };
+            value * scales[token * groups + col / group]
+        });
+        let decoded = Packed::new(&decoded.collect::<Vec<f32>>(), tokens, cols);
+        Ok(Self { path, exact, coded: Some(Coded { codes, scales, decoded }) })
     }
 }
 
-/// Quantizes one group; codes as numbers. Returns the scale.
-fn quantize(path: Path, x: &[f32], codes: &mut [f32]) -> f32 {
-    let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let fp8 = |v: f32| f32_from_e4m3(e4m3_from_f32_clamped(v.clamp(-448.0, 448.0)));
-    match path {
-        Path::Float => 1.0,
-        Path::Int8Token => {
-            let s = amax.max(1e-4) / 127.0;
-            for (code, v) in codes.iter_mut().zip(x) {
-                *code = (v / s).round_ties_even().clamp(-127.0, 127.0);
-            }
-            s
-        }
-        Path::Fp8Token => {
-            let s = (amax / 448.0).max(1.0 / (448.0 * 512.0));
-            let inverse = 1.0 / s;
-            for (code, v) in codes.iter_mut().zip(x) {
-                *code = fp8(v * inverse);
-            }
-            s
-        }
-        Path::Fp8Block { ue8m0: false, .. } => {
-            let s = amax.max(1e-10) / 448.0;
-            for (code, v) in codes.iter_mut().zip(x) {
-                *code = fp8(v / s);
-            }
-            s
-        }
-        Path::Fp8Block { ue8m0: true, .. } => {
-            let bits = (amax.max(1e-4) / 448.0).to_bits();
-            let exponent = ((bits >> 23) + u32::from(bits & 0x7f_ffff != 0)).clamp(1, 254);
-            let s = f32::from_bits(exponent << 23);
-            for (code, v) in codes.iter_mut().zip(x) {
-                *code = fp8(v * (1.0 / s));
-            }
-            s
-        }
-    }
-}
-
-/// What one band of a weight gives: `[rows][tokens]`.
+/// What one band of a weight gives, `[tokens][rows of the band]`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Band {
     /// The kernel's output, f32.
@@ -164,8 +128,7 @@ pub(crate) struct Band {
 
 /// Runs the kernel of `x.path` on a band of `weight`; also the exact product of what it multiplies when `check`.
 pub(crate) fn run_band(weight: &Matrix<'_>, rows: &Range<u64>, x: &Activations, check: bool) -> Result<Band> {
-    let (stored, scales) = (weight.stored(rows)?, weight.scales(rows)?);
-    let tokens = x.exact.tokens;
+    let (stored, mut scales) = (weight.stored(rows)?, weight.scales(rows)?);
     let (Some(coded), Some((_, scheme))) = (&x.coded, weight.scaled) else {
         let exact = exact_band(&x.exact, &weight.values(rows, &stored, &scales)?);
         let kernel = exact.iter().map(|v| *v as f32).collect();
@@ -173,43 +136,39 @@ pub(crate) fn run_band(weight: &Matrix<'_>, rows: &Range<u64>, x: &Activations, 
     };
     let product =
         if check { exact_band(&coded.decoded, &weight.values(rows, &stored, &scales)?) } else { Vec::new() };
-    let codes = code_values(scheme.element, &stored);
-    drop(stored);
-    let cols = coded.codes.cols;
-    let block = if let Path::Fp8Block { cols, .. } = x.path { cols } else { cols.max(1) };
-    let (blocks, padded) = (cols.div_ceil(block), tokens.div_ceil(LANES) * LANES);
-    let sums = dots(&coded.codes, &codes, block);
-    let mut kernel = Vec::with_capacity(sums.len() / blocks.max(1));
-    for (row, sums) in sums.chunks_exact(blocks.max(1) * padded).enumerate() {
-        for token in 0..tokens {
-            let d = |b: usize| sums[b * padded + token] as f32;
-            let y = match x.path {
-                Path::Fp8Block { rows: block_rows, .. } => {
-                    let mut acc = 0f32;
-                    for b in 0..blocks {
-                        let sb = scales[row / block_rows * blocks + b];
-                        acc += d(b) * (coded.scales[b * tokens + token] * sb);
-                    }
-                    acc
-                }
-                _ => {
-                    let sb = scales[if scheme.granularity == Granularity::Tensor { 0 } else { row }];
-                    let sx = coded.scales[token];
-                    d(0) * sx * sb
-                }
-            };
-            kernel.push(y);
+    let size = Size { m: x.exact.tokens, n: size(rows.end - rows.start), k: x.exact.cols };
+    let mut kernel = vec![0f32; size.m * size.n];
+    if scheme.granularity == Granularity::Tensor {
+        scales = vec![scales.first().copied().unwrap_or(0.0); size.n];
+    }
+    let (mode, out) = (Mode::Exact, &mut kernel[..]);
+    match x.path {
+        Path::Int8Token => {
+            let (a, b) = (bytemuck::cast_slice(&coded.codes), bytemuck::cast_slice(&stored));
+            gemm::w8a8(Order::Successive, size, a, &coded.scales, b, &scales, None, out)?;
         }
+        Path::Fp8Token => {
+            let scaling = Scaling::new(Order::Successive);
+            gemm::fp8_token_channel(
+                &mode,
+                scaling,
+                size,
+                &coded.codes,
+                &coded.scales,
+                &stored,
+                &scales,
+                None,
+                out,
+            )?;
+        }
+        Path::Fp8Block { rows, cols, .. } => {
+            let factor = |codes, scales, block| Factor { dtype: Dtype::F8E4M3, codes, scales, block };
+            let a = factor(&coded.codes[..], &coded.scales[..], [1, cols]);
+            let b = factor(&stored[..], &scales[..], [rows, cols]);
+            gemm::scaled(&mode, Scaling::new(Order::Joint), size, cols, [a, b], out)?;
+        }
+        // Codes exist on the other paths only.
+        Path::Float => {}
     }
     Ok(Band { kernel, product })
-}
-
-/// The exact product of a band of values with the tokens: `[rows][tokens]`.
-pub(crate) fn exact_band(x: &Packed, w: &[f32]) -> Vec<f64> {
-    let padded = x.tokens.div_ceil(LANES) * LANES;
-    let sums = dots(x, w, x.cols.max(1));
-    if padded == x.tokens {
-        return sums;
-    }
-    sums.chunks_exact(padded.max(1)).flat_map(|row| row[..x.tokens].iter().copied()).collect()
 }

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, Encoding, TensorId};
 use crate::dtype::Dtype;
-use crate::dtype::codec::{decode, f32_from_e4m3};
+use crate::dtype::codec::decode;
 use crate::dtype::scheme::{Granularity, Scheme};
 use crate::error::{Error, Result};
 use crate::io::source::ReadFile;
@@ -168,14 +168,5 @@ impl<'a> Matrix<'a> {
     /// Reads and decodes a band.
     pub(crate) fn decoded(&self, rows: &Range<u64>) -> Result<Vec<f32>> {
         self.values(rows, &self.stored(rows)?, &self.scales(rows)?)
-    }
-}
-
-/// The codes of a band as numbers, without scales.
-pub(crate) fn code_values(element: Dtype, codes: &[u8]) -> Vec<f32> {
-    match element {
-        Dtype::I8 => codes.iter().map(|c| f32::from(*c as i8)).collect(),
-        Dtype::F8E4M3 => codes.iter().map(|c| f32_from_e4m3(*c)).collect(),
-        other => codes.iter().map(|c| decode(other, u32::from(*c))).collect(),
     }
 }

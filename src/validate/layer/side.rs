@@ -110,7 +110,7 @@ impl Side<'_> {
             return Err(misfit(name, &format!("{rows}x{}", x.cols), &format!("{}x{}", matrix.rows, matrix.cols)));
         }
         let path = if self.engine { path_of(&matrix, self.shards.checkpoint) } else { Path::Float };
-        let activations = Activations::new(&x.data, x.rows, x.cols, path);
+        let activations = Activations::new(&x.data, x.rows, x.cols, path)?;
         let granule = matrix.granule();
         let step = (BAND / matrix.cols.max(1) / granule).max(1) * granule;
         let starts: Vec<u64> = (0..matrix.rows).step_by(size(step)).collect();
@@ -128,11 +128,11 @@ impl Side<'_> {
                 })
                 .collect::<Result<_>>()
         })?;
-        // From [weight row][token] to [token][weight row].
         let mut out = vec![0.0; x.rows * rows];
-        for (row, tokens) in bands.iter().flat_map(|b| b.chunks_exact(x.rows.max(1))).enumerate() {
-            for (token, value) in tokens.iter().enumerate() {
-                out[token * rows + row] = *value;
+        for (start, band) in starts.iter().zip(&bands) {
+            let (from, width) = (size(*start), band.len() / x.rows.max(1));
+            for (token, values) in band.chunks_exact(width.max(1)).enumerate() {
+                out[token * rows + from..][..width].copy_from_slice(values);
             }
         }
         Ok(out)
