@@ -47,6 +47,9 @@ pub const MODEL_LIMIT: f64 = 2e-2;
 /// From this `calc_diff` on, a module is named as the place where a block went wrong.
 const MODULE_LIMIT: f64 = 1e-2;
 
+/// Least share of (token, expert) choices that a good artifact shares with its source: near ties fall either way.
+const LEAST_AGREEMENT: f64 = 0.8;
+
 /// Bytes per element of a band in work.
 const BAND_BYTES: u64 = 16;
 
@@ -213,6 +216,20 @@ fn judge(source: &Side<'_>, index: usize, golden: &Out, actual: &Out, checks: &m
         let mut failed = check("layer-output", Some(&name), Verdict::Fail, message);
         (failed.metric, failed.value, failed.limit) = (Some("calc_diff".into()), value, Some(BLOCK_LIMIT));
         checks.push(failed);
+    }
+    if let Some(share) = agreement
+        && share < LEAST_AGREEMENT
+    {
+        let message = format!(
+            "the artifact's router would choose {:.1} % of the same experts, at least {:.0} % expected: look at the \
+             router's weight and bias",
+            100.0 * share,
+            100.0 * LEAST_AGREEMENT
+        );
+        let mut warning = check("layer-routing", Some(&name), Verdict::Warn, message);
+        (warning.metric, warning.value) = (Some("routing_agreement".into()), Some(share));
+        warning.limit = Some(LEAST_AGREEMENT);
+        checks.push(warning);
     }
     let mut note = "metrics of what the block adds to the residual stream".to_owned();
     if let Some((module, value)) = worst {
