@@ -3,9 +3,10 @@
 use super::ui::{Ui, count, size, table};
 use super::{LevelArg, ValidateArgs, jobs, memory};
 use crate::error::{Class, Error, Result, quote};
-use crate::io::read_text;
-use crate::report::Report;
+use crate::io::output::OutputDir;
+use crate::io::{append_text, read_text};
 use crate::report::model::{Check, Level, TensorRow, Verdict};
+use crate::report::{self, Report};
 use crate::validate::{self, Gates, Limit, Request, gate};
 use std::path::Path;
 
@@ -27,6 +28,14 @@ pub(super) fn run(out: &Path, options: &ValidateArgs, ui: &Ui) -> Result<u8> {
         gates: gates(options)?,
     };
     let report = validate::run(&request)?;
+    if let Some(dir) = &options.report {
+        let (dir, _) = OutputDir::create_or_open(dir)?;
+        let files = report::render(&report);
+        dir.write_many(files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.as_slice())))?;
+    }
+    if std::env::var_os("GITHUB_ACTIONS").is_some_and(|v| v == "true") {
+        on_github(&report, ui)?;
+    }
     if ui.json() {
         // The report has its own schema_version, so it goes out as it is.
         ui.report(&report)?;
@@ -36,6 +45,15 @@ pub(super) fn run(out: &Path, options: &ValidateArgs, ui: &Ui) -> Result<u8> {
     match report.verdict {
         Verdict::Fail if !options.warn_only => Ok(Class::Gate.exit_code()),
         _ => Ok(0),
+    }
+}
+
+/// Annotations for the runner, and the report for the page of the run.
+fn on_github(report: &Report, ui: &Ui) -> Result<()> {
+    ui.raw(&report::annotations(report));
+    match std::env::var_os("GITHUB_STEP_SUMMARY") {
+        Some(path) => append_text(Path::new(&path), &report::markdown(report)),
+        None => Ok(()),
     }
 }
 

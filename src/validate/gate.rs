@@ -3,7 +3,7 @@
 use super::checks::{List, failed, passed, skipped};
 use crate::error::{Error, Result};
 use crate::report::Report;
-use crate::report::model::{Check, KernelRow, LayerRow, Level, Metrics, TensorRow, Verdict};
+use crate::report::model::{Check, KernelRow, LayerRow, Level, Metrics, TensorRow};
 use std::collections::BTreeMap;
 
 /// Every metric that can be limited, with the name that it has in reports.
@@ -278,13 +278,6 @@ pub fn level_name(level: Level) -> &'static str {
         Level::Layer => "layer",
         Level::Model => "model",
     }
-}
-
-/// The verdict of a report: `fail` where anything in it failed.
-pub fn verdict(report: &Report) -> Verdict {
-    let rows = report.kernels.iter().map(|r| r.verdict).chain(report.layers.iter().map(|r| r.verdict));
-    let mut all = report.checks.iter().map(|c| Some(c.verdict)).chain(rows);
-    if all.any(|v| v == Some(Verdict::Fail)) { Verdict::Fail } else { Verdict::Pass }
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ pub mod contract;
 pub mod conversion;
 pub mod diff;
 pub mod gate;
+pub mod kernels;
+pub mod layer;
 pub mod metrics;
 mod pairs;
 mod quick;
@@ -18,7 +20,7 @@ mod structure;
 mod tensor;
 
 pub use gate::{Gates, Limit};
-pub use quick::{full, quick};
+pub use quick::quick;
 
 use crate::artifact::manifest::Tool as Made;
 use crate::checkpoint::{Checkpoint, summary};
@@ -31,6 +33,9 @@ use reader::Store;
 use record::Record;
 use rows::Rows;
 use std::path::Path;
+
+/// Seed of activations and hidden states: fixed, so that reports of one artifact agree.
+const SEED: u64 = 1;
 
 /// A validation as asked for.
 #[derive(Clone, Debug)]
@@ -105,6 +110,7 @@ pub fn run(request: &Request<'_>) -> Result<Report> {
         if let Some(source) = source.as_ref().filter(|_| level >= Level::Tensor) {
             report.notes.extend(source.warnings.iter().map(|w| format!("source: {w}")));
             report.checks.extend(tensors(request, artifact, source, record.as_ref(), reads_all, &mut rows)?);
+            deeper(request, level, artifact, source, &mut report)?;
         }
         report.tensors = rows.list;
     } else if level > Level::Structure {
@@ -113,8 +119,68 @@ pub fn run(request: &Request<'_>) -> Result<Report> {
     }
     let gates = gate::apply(&report, &request.gates);
     report.checks.extend(gates);
-    report.verdict = gate::verdict(&report);
+    report.verdict = report.verdict_of_parts();
     Ok(report)
+}
+
+/// The levels that run kernels and blocks.
+fn deeper(
+    request: &Request<'_>,
+    level: Level,
+    artifact: &Checkpoint,
+    source: &Checkpoint,
+    report: &mut Report,
+) -> Result<()> {
+    if level < Level::Kernel {
+        return Ok(());
+    }
+    let inner = kernels::Request {
+        artifact,
+        source,
+        jobs: request.jobs.max(1),
+        memory: request.memory,
+        sample: request.sample,
+        seed: SEED,
+    };
+    report.engine_path = kernels::engine_path(artifact);
+    let found = kernels::run(&inner)?;
+    report.kernels = found.rows;
+    report.checks.extend(found.checks);
+    report.notes.extend(found.notes);
+    if level >= Level::Layer {
+        let found = layer::run(&inner, level >= Level::Model)?;
+        report.layers = found.rows;
+        report.checks.extend(found.checks);
+        report.notes.extend(found.notes);
+    }
+    Ok(())
+}
+
+/// Decodes every tensor of the artifact in `dir`, whose manifest is written, and holds it against the source. `memory` are
+/// bytes for buffers.
+///
+/// # Errors
+/// Class Gate naming the first tensor that is not what its source and scheme say; reading errors.
+pub fn full(dir: &Path, source: &Checkpoint, memory: u64, jobs: usize) -> Result<()> {
+    let artifact = Checkpoint::open(dir)?;
+    let record = Record::open(dir)?;
+    let mut rows = Rows::new(&artifact, Some(source), record.as_ref());
+    let (mine, theirs) = (Store::new(&artifact, false), Store::new(source, false));
+    let pairs = pairs::pairs(&artifact, source, record.as_ref());
+    let options = tensor::Options { memory, jobs: jobs.max(1), sample: 1.0, isa: Isa::chosen() };
+    let checks = tensor::run(&mine, &theirs, &pairs, options, &mut rows)?;
+    match checks.into_iter().find(|c| c.verdict == Verdict::Fail) {
+        None => Ok(()),
+        Some(check) => Err(Error::new(
+            Class::Gate,
+            "tensor-differs",
+            "a tensor of the artifact is not what its source says",
+        )
+        .file(dir.display())
+        .tensor(check.tensor.unwrap_or_default())
+        .found(check.message)
+        .fix("keep the folder and report this with the plan")),
+    }
 }
 
 /// The tensor level, and the digests of the files that it read.
@@ -214,11 +280,17 @@ fn reproduce(record: Option<&Record>, level: Level, request: &Request<'_>) -> Ve
         for (key, flag) in [("include", "--include"), ("ignore", "--ignore")] {
             let patterns = head.recipe.get(key).and_then(|v| v.as_array());
             for pattern in patterns.into_iter().flatten().filter_map(|p| p.as_str()) {
-                line += &format!(" {flag} '{pattern}'");
+                line += &format!(" {flag} '{}'", pattern.replace('\'', r"'\''"));
             }
         }
         if head.recipe.get("nan").and_then(|v| v.as_str()) == Some("keep") {
             line += " --nan keep";
+        }
+        if head.recipe.get("allow_code_files").and_then(|v| v.as_bool()) == Some(true) {
+            line += " --allow-code-files";
+        }
+        if let Some(bytes) = head.recipe.get("shard_bytes").and_then(|v| v.as_u64()) {
+            line += &format!(" --shard-size {bytes}");
         }
         lines.push(line);
     }

@@ -1,7 +1,7 @@
 //! The report's row of every tensor, as far as names and headers tell.
 
 use super::record::Record;
-use crate::checkpoint::{Checkpoint, Encoding, Kind, TensorId, natural_cmp};
+use crate::checkpoint::{Checkpoint, Encoding, TensorId, natural_cmp};
 use crate::plan::Fate;
 use crate::report::model::TensorRow;
 use std::collections::BTreeMap;
@@ -89,41 +89,11 @@ fn named(artifact: &Checkpoint, name: &str, shape: &[u64]) -> TensorRow {
     let role = artifact.family.role(name, shape);
     TensorRow {
         name: name.to_owned(),
-        role: kind_name(role.kind).map(str::to_owned),
+        role: role.label().map(str::to_owned),
         layer: role.layer,
         expert: role.expert,
         ..TensorRow::default()
     }
-}
-
-/// The name of a module's kind in reports; `None` for kinds that are not known.
-pub(super) fn kind_name(kind: Kind) -> Option<&'static str> {
-    Some(match kind {
-        Kind::Embed => "embed_tokens",
-        Kind::LmHead => "lm_head",
-        Kind::Norm => "norm",
-        Kind::QProj => "q_proj",
-        Kind::KProj => "k_proj",
-        Kind::VProj => "v_proj",
-        Kind::OProj => "o_proj",
-        Kind::QAProj => "q_a_proj",
-        Kind::QBProj => "q_b_proj",
-        Kind::KvAProj => "kv_a_proj_with_mqa",
-        Kind::KvBProj => "kv_b_proj",
-        Kind::IndexerWqB => "indexer.wq_b",
-        Kind::IndexerWk => "indexer.wk",
-        Kind::IndexerWeights => "indexer.weights_proj",
-        Kind::IndexerNorm => "indexer.k_norm",
-        Kind::GateProj => "gate_proj",
-        Kind::UpProj => "up_proj",
-        Kind::DownProj => "down_proj",
-        Kind::Router => "router",
-        Kind::EhProj => "eh_proj",
-        Kind::SharedHead => "shared_head",
-        Kind::RotaryBuffer => "rotary",
-        Kind::Multimodal => "multimodal",
-        Kind::Other => return None,
-    })
 }
 
 /// Bytes of source tensors by name: from the source, or from the plan's inputs.

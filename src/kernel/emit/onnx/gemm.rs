@@ -449,11 +449,8 @@ pub(super) fn grouped(f: &mut Frame<'_>) -> Option<()> {
     };
     let all = f.b.reshape(&all, &[rows, experts, n]);
     let offsets = f.raw("offsets")?;
-    let row = f.b.constant(
-        DataType::INT64,
-        &[rows, 1],
-        (0..rows as i64).flat_map(i64::to_le_bytes).collect(),
-    );
+    let row =
+        f.b.constant(DataType::INT64, &[rows, 1], (0..rows as i64).flat_map(i64::to_le_bytes).collect());
     // The expert of a row is how many experts end at or before it.
     let not_before = f.b.binary("GreaterOrEqual", &row, &offsets);
     let passed = f.b.cast(&not_before, DataType::INT64);

@@ -94,7 +94,9 @@ pub fn graph(
     }
     let doc = format!("{kernel}, a reference kernel. {DOC}");
     let bytes = frame.finish(&doc);
-    bytes.map(Some).ok_or_else(|| Error::internal("onnx-graph", "a graph cannot be serialized").tensor(kernel))
+    bytes
+        .map(Some)
+        .ok_or_else(|| Error::internal("onnx-graph", "a graph cannot be serialized").tensor(kernel))
 }
 
 /// Adds a kernel's nodes and outputs to a graph that has its inputs; `None` where that is not possible.

@@ -73,16 +73,10 @@ impl Recipe {
                 block: [1, 32],
                 ..base
             },
-            "mx_fp4_dg" => Recipe {
-                factor: Err(6.0),
-                power: true,
-                encoding: Encoding::E2m1Down,
-                block: [1, 32],
-                ..base
-            },
-            "int8_token" => {
-                Recipe { factor: Err(127.0), encoding: Encoding::Int8, block: [1, 0], ..base }
+            "mx_fp4_dg" => {
+                Recipe { factor: Err(6.0), power: true, encoding: Encoding::E2m1Down, block: [1, 32], ..base }
             }
+            "int8_token" => Recipe { factor: Err(127.0), encoding: Encoding::Int8, block: [1, 0], ..base },
             _ => return None,
         })
     }
