@@ -183,8 +183,8 @@ fn finish(
 ) -> Result<()> {
     conclude(dir, finished, losses, request.sha256, request.validate != ValidateArg::None)?;
     if request.validate == ValidateArg::Full {
-        let jobs = request.options.jobs()?;
-        validate::full(dir.path(), finished.plan, checkpoint, jobs)?;
+        let options = request.options;
+        validate::full(dir.path(), checkpoint, options.memory()?, options.jobs()?)?;
     }
     finalize::seal(dir, lock, request.output, request.overwrite)?;
     ui.detail(|| format!("finished {}", request.output.display()));
