@@ -13,7 +13,11 @@ use crate::onnx_protobuf::tensor_proto::DataType;
 /// The emitter of a kernel of this file.
 pub(super) fn emitter(kernel: &str) -> Option<Emitter> {
     Some(match kernel {
-        "rmsnorm" | "add_rmsnorm" | "rmsnorm_quant_fp8" | "add_rmsnorm_quant_fp8" | "rmsnorm_quant_s8"
+        "rmsnorm"
+        | "add_rmsnorm"
+        | "rmsnorm_quant_fp8"
+        | "add_rmsnorm_quant_fp8"
+        | "rmsnorm_quant_s8"
         | "add_rmsnorm_quant_s8" => rmsnorm,
         "swiglu" | "swiglu_quant" => swiglu,
         "rope" | "rope_interleaved" | "rope_half" | "rope_half_split" => rope,

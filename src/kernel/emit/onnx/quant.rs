@@ -228,9 +228,7 @@ pub(super) fn quantize(
     let one = f.b.f32(1.0);
     let y = match recipe.encoding {
         Encoding::Divide | Encoding::E2m1Even | Encoding::Int8 => f.b.binary("Div", &x, &scale),
-        Encoding::Reciprocal | Encoding::E2m1Down => {
-            f.times_reciprocal(&x, &scale)
-        }
+        Encoding::Reciprocal | Encoding::E2m1Down => f.times_reciprocal(&x, &scale),
         Encoding::OverAmax => {
             let top = f.b.f32(448.0);
             let multiplier = f.b.binary("Div", &top, &amax);
