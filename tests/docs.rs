@@ -319,3 +319,47 @@ fn ci_ends_with_the_test_command_of_the_readme() {
         assert_eq!(mode & 0o111, 0o111, ".ci/run is not executable");
     }
 }
+
+/// `docs/kernels.md`, from the catalog.
+fn kernels_page() -> String {
+    use silicast::kernel::reference::catalog::{Arg, kernels};
+    use std::fmt::Write as _;
+    let mut page = String::from(
+        "<!-- Written by `UPDATE_EXPECT=1 cargo test --test docs`; do not edit. -->\n# Reference kernels\n\n\
+         What `src/kernel/reference/` computes, `silicast kernels` emits as C, NumPy and ONNX, and golden sets hold every \
+         implementation to. [Numerics](numerics.md) says\nwhy, and what other choices cost. Matrices are row-major, \
+         weights are `[N = out, K = in]`; a name that ends in ? is optional; `e8` is E8M0.\n",
+    );
+    let list = |args: &[Arg]| -> String {
+        let one = |a: &Arg| format!("`{}{}` {}", a.name, if a.optional { "?" } else { "" }, a.form);
+        args.iter().map(one).collect::<Vec<_>>().join(" · ")
+    };
+    for kernel in kernels() {
+        let _ = write!(
+            page,
+            "\n## {}\n\n{}\n\n- inputs: {}\n- outputs: {}\n",
+            kernel.name,
+            kernel.semantics,
+            list(kernel.inputs),
+            list(kernel.outputs)
+        );
+        if !kernel.params.is_empty() {
+            page.push_str("\n| parameter | values | default |\n|---|---|---|\n");
+            for param in kernel.params {
+                let values = param.values.replace('|', "\\|");
+                let _ = writeln!(page, "| `{}` | {values} | `{}` |", param.name, param.default);
+            }
+        }
+    }
+    page
+}
+
+#[test]
+fn the_page_of_kernels_is_what_the_catalog_says() {
+    let expected = kernels_page();
+    let path = root().join("docs/kernels.md");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(&path, &expected).unwrap();
+    }
+    assert!(read("docs/kernels.md") == expected, "docs/kernels.md is stale: UPDATE_EXPECT=1 rewrites it");
+}
