@@ -59,7 +59,9 @@ fn reports_validate_against_the_committed_schema() {
     let reports = written();
     let mut args = vec![schema.as_os_str()];
     // The large one would take a Python validator minutes, and has no other shapes.
-    args.extend(reports.iter().filter(|path| !path.to_str().unwrap().contains("/v3/")).map(|p| p.as_os_str()));
+    args.extend(
+        reports.iter().filter(|path| !path.to_str().unwrap().contains("/v3/")).map(|p| p.as_os_str()),
+    );
     assert_eq!(support::oracle::run_script("check_report.py", &args).trim(), "3 reports, 0 violations");
 }
 
@@ -121,8 +123,11 @@ fn junit_counts(xml: &str) -> [usize; 3] {
         let with = |tag| cases.iter().filter(|c| c.children().any(|n| n.has_tag_name(tag))).count();
         [cases.len(), with("failure"), with("skipped")]
     };
-    for suite in document.descendants().filter(|n| n.has_tag_name("testsuite") || n.has_tag_name("testsuites")) {
-        let stated: [usize; 3] = ["tests", "failures", "skipped"].map(|key| suite.attribute(key).unwrap().parse().unwrap());
+    for suite in
+        document.descendants().filter(|n| n.has_tag_name("testsuite") || n.has_tag_name("testsuites"))
+    {
+        let stated: [usize; 3] =
+            ["tests", "failures", "skipped"].map(|key| suite.attribute(key).unwrap().parse().unwrap());
         assert_eq!(count(suite), stated, "{:?}", suite.attribute("name"));
     }
     let mut names: Vec<_> = (document.descendants())
@@ -149,7 +154,12 @@ fn junit_has_a_case_per_class_kernel_layer_and_rule() {
         case.children().find(|n| n.has_tag_name("failure")).unwrap().text().unwrap().to_owned()
     };
     let class = failure("up_proj × W8A8_DYNAMIC");
-    for part in ["model.layers.1.mlp.up_proj.weight", "sqnr_db 17.3 dB, limit 30.0 dB", "wrong_scales 1, limit 0", "row 17"] {
+    for part in [
+        "model.layers.1.mlp.up_proj.weight",
+        "sqnr_db 17.3 dB, limit 30.0 dB",
+        "wrong_scales 1, limit 0",
+        "row 17",
+    ] {
         assert!(class.contains(part), "{class}");
     }
     let kernel = failure("int8_gemm_per_token_per_channel T5");
@@ -166,7 +176,10 @@ fn pages_are_well_formed_without_scripts_and_without_anything_from_outside() {
         let mut ids = BTreeMap::new();
         for node in document.descendants().filter(|n| n.is_element()) {
             let tag = node.tag_name().name();
-            assert!(!matches!(tag, "script" | "link" | "img" | "iframe" | "object" | "embed" | "base" | "form"), "{name}: <{tag}>");
+            assert!(
+                !matches!(tag, "script" | "link" | "img" | "iframe" | "object" | "embed" | "base" | "form"),
+                "{name}: <{tag}>"
+            );
             for attribute in node.attributes() {
                 let (key, value) = (attribute.name(), attribute.value());
                 assert!(!key.starts_with("on") && key != "src" && key != "style", "{name}: <{tag} {key}>");
@@ -263,12 +276,18 @@ fn without_code(line: &str) -> String {
 fn annotations_name_failures_and_cannot_be_injected() {
     assert_eq!(report::annotations(&samples::good()), "");
     let text = report::annotations(&samples::failing());
-    assert!(text.starts_with("::error title=silicast%3A sqnr-db::model.layers.1.mlp.up_proj.weight: sqnr-db: "), "{text}");
+    assert!(
+        text.starts_with("::error title=silicast%3A sqnr-db::model.layers.1.mlp.up_proj.weight: sqnr-db: "),
+        "{text}"
+    );
     assert_eq!(text.matches("::error ").count(), 5, "{text}");
     assert_eq!(text.matches("::warning ").count(), 1, "{text}");
     let text = report::annotations(&samples::hostile());
     for line in text.lines() {
-        assert!(line.starts_with("::error title=silicast") || line.starts_with("::warning title=silicast"), "{line}");
+        assert!(
+            line.starts_with("::error title=silicast") || line.starts_with("::warning title=silicast"),
+            "{line}"
+        );
     }
     let mut many = samples::good();
     for n in 0..25 {
@@ -307,14 +326,29 @@ fn pages_stay_small_however_many_tensors_there_are() {
 fn pages_say_the_verdict_first_and_explain_the_worst() {
     let html = rendered(&samples::failing(), "report.html");
     let document = parse(&html);
-    let text = |node: roxmltree::Node<'_, '_>| node.descendants().filter_map(|n| n.text()).collect::<String>();
+    let text =
+        |node: roxmltree::Node<'_, '_>| node.descendants().filter_map(|n| n.text()).collect::<String>();
     let heading = text(document.descendants().find(|n| n.has_tag_name("h1")).unwrap());
     assert!(heading.starts_with("✗ Fail"), "{heading}");
     let section = |id: &str| text(document.descendants().find(|n| n.attribute("id") == Some(id)).unwrap());
     assert!(section("failed").contains("expected 0.0014114 (amax/127), found 0.0014396"));
     let worst = section("worst");
-    assert!(worst.contains("sqnr_db 17.3 dB, limit 30.0 dB") && worst.contains("1 scales are not"), "{worst}");
-    for id in ["artifact", "map", "distributions", "exponents", "kernels", "layers", "lossless", "sizes", "checks", "reproduce"] {
+    assert!(
+        worst.contains("sqnr_db 17.3 dB, limit 30.0 dB") && worst.contains("1 scales are not"),
+        "{worst}"
+    );
+    for id in [
+        "artifact",
+        "map",
+        "distributions",
+        "exponents",
+        "kernels",
+        "layers",
+        "lossless",
+        "sizes",
+        "checks",
+        "reproduce",
+    ] {
         assert!(!section(id).is_empty());
     }
     let md = rendered(&samples::failing(), "report.md");

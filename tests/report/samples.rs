@@ -52,7 +52,14 @@ fn gate(metric: &str, tensor: &str, value: f64, limit: f64, verdict: Verdict) ->
     }
 }
 
-fn quantized(name: String, place: [Option<u32>; 2], role: &str, scheme: &str, db: f64, rng: &mut SplitMix64) -> TensorRow {
+fn quantized(
+    name: String,
+    place: [Option<u32>; 2],
+    role: &str,
+    scheme: &str,
+    db: f64,
+    rng: &mut SplitMix64,
+) -> TensorRow {
     let elements = 1u64 << 22;
     let rel = 10f64.powf(-db / 20.0);
     let centre = -9 - (rng.below(3) as i32);
@@ -134,7 +141,8 @@ fn subject(scheme: Option<&str>, bytes: u64, tensors: u64, by: &[(&str, u64)]) -
         target: scheme.map(|_| "ascend-910b".into()),
         engine: scheme.map(|_| "vllm-ascend".into()),
         scheme: scheme.map(Into::into),
-        plan_digest: scheme.map(|_| "6f1c3a5e0b7d49288c4e1f6a2b90d7735e81c4fa09b36d2257ae4c1d88f0935b".into()),
+        plan_digest: scheme
+            .map(|_| "6f1c3a5e0b7d49288c4e1f6a2b90d7735e81c4fa09b36d2257ae4c1d88f0935b".into()),
         files: 1,
         tensors,
         bytes,
@@ -155,19 +163,37 @@ const LINEARS: [(&str, &str); 7] = [
 /// Two layers of a Llama, INT8, nothing wrong.
 pub fn good() -> Report {
     let mut rng = SplitMix64::new(3);
-    let artifact = subject(Some("W8A8_DYNAMIC"), 61_200_000, 37, &[("W8A8_DYNAMIC", 58_900_000), ("BF16", 2_300_000)]);
+    let artifact =
+        subject(Some("W8A8_DYNAMIC"), 61_200_000, 37, &[("W8A8_DYNAMIC", 58_900_000), ("BF16", 2_300_000)]);
     let source = subject(None, 119_800_000, 23, &[("BF16", 119_800_000)]);
     let mut report = report(artifact, Some(source));
     report.level = Level::Layer;
     report.engine_path = Some("per-token INT8 activations, INT32 accumulation, FP32 scales".into());
     report.tensors.push(kept("lm_head.weight".into(), None, "lm_head", "output head stays float"));
-    report.tensors.push(kept("model.embed_tokens.weight".into(), None, "embed_tokens", "embedding stays float"));
+    report.tensors.push(kept(
+        "model.embed_tokens.weight".into(),
+        None,
+        "embed_tokens",
+        "embedding stays float",
+    ));
     for layer in 0..2 {
-        report.tensors.push(kept(format!("model.layers.{layer}.input_layernorm.weight"), Some(layer), "norm", "norm"));
+        report.tensors.push(kept(
+            format!("model.layers.{layer}.input_layernorm.weight"),
+            Some(layer),
+            "norm",
+            "norm",
+        ));
         for (i, (module, role)) in LINEARS.iter().enumerate() {
             let name = format!("model.layers.{layer}.{module}.{role}.weight");
             let db = 39.5 + 0.6 * i as f64 + 0.5 * normal(&mut rng);
-            report.tensors.push(quantized(name.clone(), [Some(layer), None], role, "W8A8_DYNAMIC", db, &mut rng));
+            report.tensors.push(quantized(
+                name.clone(),
+                [Some(layer), None],
+                role,
+                "W8A8_DYNAMIC",
+                db,
+                &mut rng,
+            ));
             report.checks.push(gate("sqnr_db", &name, db, 30.0, Verdict::Pass));
             let metrics = metrics(8.1e-5, &mut rng);
             report.kernels.push(KernelRow {
@@ -189,7 +215,9 @@ pub fn good() -> Report {
         });
     }
     report.tensors.push(kept("model.norm.weight".into(), None, "norm", "norm"));
-    for id in ["file-hashes", "index-matches-files", "config-matches-tensors", "fused-groups-agree", "conservation"] {
+    for id in
+        ["file-hashes", "index-matches-files", "config-matches-tensors", "fused-groups-agree", "conservation"]
+    {
         report.checks.push(check(id, Level::Structure, None, Verdict::Pass, ""));
     }
     report.notes.push("The source has no calibration data; activations are seeded and normal.".into());
@@ -261,16 +289,22 @@ pub fn v3() -> Report {
         target: Some("metax-c500".into()),
         engine: Some("vllm-metax".into()),
         files: 163,
-        ..subject(Some("W8A8"), 691_000_000_000, 91_991, &[
-            ("W8A8", 669_000_000_000),
-            ("BF16", 21_900_000_000),
-            ("F32", 61_000_000),
-        ])
+        ..subject(
+            Some("W8A8"),
+            691_000_000_000,
+            91_991,
+            &[("W8A8", 669_000_000_000), ("BF16", 21_900_000_000), ("F32", 61_000_000)],
+        )
     };
     let source = Subject {
         family: Some("deepseek-v3".into()),
         files: 163,
-        ..subject(None, 688_600_000_000, 91_991, &[("FP8_BLOCK", 676_000_000_000), ("BF16", 12_500_000_000), ("F32", 1_500_000)])
+        ..subject(
+            None,
+            688_600_000_000,
+            91_991,
+            &[("FP8_BLOCK", 676_000_000_000), ("BF16", 12_500_000_000), ("F32", 1_500_000)],
+        )
     };
     let mut report = report(artifact, Some(source));
     report.level = Level::Kernel;
@@ -279,34 +313,46 @@ pub fn v3() -> Report {
     for (name, role) in [("lm_head.weight", "lm_head"), ("model.embed_tokens.weight", "embed_tokens")] {
         report.tensors.push(kept(name.into(), None, role, "stays float"));
     }
-    let mut add = |report: &mut Report, layer: u32, expert: Option<u32>, module: String, role: &str, base: f64| {
-        let name = format!("model.layers.{layer}.{module}.{role}.weight");
-        // Early layers and the last ones have heavier tails.
-        let edge = 2.6 * (-f64::from(layer.min(61 - layer)) / 3.0).exp();
-        let db = base - edge + 0.35 * normal(&mut rng) - 1.8 * f64::from(rng.below(60) == 0);
-        let row = quantized(name.clone(), [Some(layer), expert], role, "W8A8", db, &mut rng);
-        report.checks.push(gate("sqnr_db", &name, db, 25.0, Verdict::Pass));
-        if expert.is_none_or(|e| e < 8) {
-            report.kernels.push(KernelRow {
-                id: if expert.is_some() { "int8_group_gemm" } else { "int8_gemm_per_token_per_channel" }.into(),
-                case: name,
-                tier: "T5".into(),
-                metrics: metrics(1.2e-4 * 10f64.powf((38.0 - db) / 10.0), &mut rng),
-                verdict: Some(Verdict::Pass),
-            });
-        }
-        report.tensors.push(row);
-    };
+    let mut add =
+        |report: &mut Report, layer: u32, expert: Option<u32>, module: String, role: &str, base: f64| {
+            let name = format!("model.layers.{layer}.{module}.{role}.weight");
+            // Early layers and the last ones have heavier tails.
+            let edge = 2.6 * (-f64::from(layer.min(61 - layer)) / 3.0).exp();
+            let db = base - edge + 0.35 * normal(&mut rng) - 1.8 * f64::from(rng.below(60) == 0);
+            let row = quantized(name.clone(), [Some(layer), expert], role, "W8A8", db, &mut rng);
+            report.checks.push(gate("sqnr_db", &name, db, 25.0, Verdict::Pass));
+            if expert.is_none_or(|e| e < 8) {
+                report.kernels.push(KernelRow {
+                    id: if expert.is_some() { "int8_group_gemm" } else { "int8_gemm_per_token_per_channel" }
+                        .into(),
+                    case: name,
+                    tier: "T5".into(),
+                    metrics: metrics(1.2e-4 * 10f64.powf((38.0 - db) / 10.0), &mut rng),
+                    verdict: Some(Verdict::Pass),
+                });
+            }
+            report.tensors.push(row);
+        };
     for layer in 0..62u32 {
         for (role, base) in
             [("q_a_proj", 36.4), ("q_b_proj", 38.2), ("kv_a_proj_with_mqa", 35.1), ("o_proj", 37.5)]
         {
             add(&mut report, layer, None, "self_attn".into(), role, base);
         }
-        let mut kv_b = kept(format!("model.layers.{layer}.self_attn.kv_b_proj.weight"), Some(layer), "kv_b_proj", "absorbed by the engine");
+        let mut kv_b = kept(
+            format!("model.layers.{layer}.self_attn.kv_b_proj.weight"),
+            Some(layer),
+            "kv_b_proj",
+            "absorbed by the engine",
+        );
         (kv_b.fate, kv_b.exactness, kv_b.sqnr_db) = ("reencoded".into(), Some("rounding".into()), Some(54.9));
         report.tensors.push(kv_b);
-        report.tensors.push(kept(format!("model.layers.{layer}.input_layernorm.weight"), Some(layer), "norm", "norm"));
+        report.tensors.push(kept(
+            format!("model.layers.{layer}.input_layernorm.weight"),
+            Some(layer),
+            "norm",
+            "norm",
+        ));
         let mlp = [("gate_proj", 38.6), ("up_proj", 39.1), ("down_proj", 36.0)];
         if layer < 3 {
             for (role, base) in mlp {
@@ -314,7 +360,12 @@ pub fn v3() -> Report {
             }
             continue;
         }
-        report.tensors.push(kept(format!("model.layers.{layer}.mlp.gate.weight"), Some(layer), "router", "router stays float"));
+        report.tensors.push(kept(
+            format!("model.layers.{layer}.mlp.gate.weight"),
+            Some(layer),
+            "router",
+            "router stays float",
+        ));
         for expert in 0..256 {
             for (role, base) in mlp {
                 add(&mut report, layer, Some(expert), format!("mlp.experts.{expert}"), role, base - 0.3);
@@ -345,7 +396,9 @@ pub fn v3() -> Report {
             note: (layer >= 3).then(|| "compared on tokens that agree on all experts".into()),
         });
     }
-    for id in ["file-hashes", "index-matches-files", "config-matches-tensors", "fused-groups-agree", "conservation"] {
+    for id in
+        ["file-hashes", "index-matches-files", "config-matches-tensors", "fused-groups-agree", "conservation"]
+    {
         report.checks.push(check(id, Level::Structure, None, Verdict::Pass, ""));
     }
     report.reproduce = vec![
