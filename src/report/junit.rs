@@ -155,7 +155,7 @@ fn of_layer(layer: &LayerRow) -> Case {
         line += &format!(", first beyond tolerance at {}", coordinate(bad));
     }
     if let Some(note) = &layer.note {
-        line += &format!(": {}", text::clip(note, text::MESSAGE));
+        line += &format!(": {}", text::line(note, text::MESSAGE));
     }
     let when = |verdict| (layer.verdict == Some(verdict)).then(|| line.clone());
     Case {

@@ -29,8 +29,8 @@ pub(super) fn worst(m: &mut Markup, summary: &Summary<'_>) {
         number_cell(m, row.max_abs.map(text::number).as_deref());
         number_cell(m, row.max_rel.map(text::number).as_deref());
         number_cell(m, row.cosine.map(|v| format!("{v:.6}")).as_deref());
-        number_cell(m, row.saturated_pct.map(|v| format!("{} %", text::number(v))).as_deref());
-        number_cell(m, row.flushed_pct.map(|v| format!("{} %", text::number(v))).as_deref());
+        number_cell(m, row.saturated_pct.map(text::share).as_deref());
+        number_cell(m, row.flushed_pct.map(text::share).as_deref());
         m.raw("</tr>\n");
     }
     end_table(m);
@@ -128,7 +128,7 @@ pub(super) fn kernels(m: &mut Markup, summary: &Summary<'_>) {
         let (a, b) = (key(a), key(b));
         b.0.cmp(&a.0).then(b.1.total_cmp(&a.1))
     });
-    m.raw("<details><summary>Single cases, failed and worst first</summary>\n");
+    m.raw("<details class=\"screen\"><summary>Single cases, failed and worst first</summary>\n");
     let columns =
         [&["Case", "Kernel", "Tier", "Verdict"][..], &METRICS[..], &["First beyond tolerance"][..]].concat();
     table(m, "Kernel cases", "metrics", &columns);
@@ -222,13 +222,10 @@ pub(super) fn fates(m: &mut Markup, summary: &Summary<'_>) {
     }
     let (mut lossless, mut total) = (Amount::default(), Amount::default());
     for ((fate, exactness), amount) in summary.fates.iter().filter(|((fate, _), _)| *fate != "dropped") {
-        for sum in
-            [Some(&mut total), (*exactness == "bitwise" && *fate != "unknown").then_some(&mut lossless)]
-        {
-            if let Some(sum) = sum {
-                sum.tensors += amount.tensors;
-                sum.bytes += amount.bytes;
-            }
+        let held = (*exactness == "bitwise" && *fate != "unknown").then_some(&mut lossless);
+        for sum in [Some(&mut total), held].into_iter().flatten() {
+            sum.tensors += amount.tensors;
+            sum.bytes += amount.bytes;
         }
     }
     m.raw("<p>").text(&text::percent(lossless.tensors, total.tensors)).raw(" of the tensors and ");
