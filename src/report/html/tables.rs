@@ -135,7 +135,7 @@ pub(super) fn kernels(m: &mut Markup, summary: &Summary<'_>) {
     for row in rows.iter().take(SHOWN) {
         m.raw("<tr>");
         name_cell(m, &row.case);
-        m.raw("<td>")
+        m.raw("<td class=\"kernel\">")
             .code(&text::clip(&row.id, 60))
             .raw("</td><td>")
             .text(&text::clip(&row.tier, 16))
