@@ -155,7 +155,7 @@ fn of_layer(layer: &LayerRow) -> Case {
         line += &format!(", first beyond tolerance at {}", coordinate(bad));
     }
     if let Some(note) = &layer.note {
-        line += &format!(": {}", text::clip(note, text::MESSAGE));
+        line += &format!(": {}", text::line(note, text::MESSAGE));
     }
     let when = |verdict| (layer.verdict == Some(verdict)).then(|| line.clone());
     Case {
@@ -191,6 +191,7 @@ pub(super) fn kernel_line(row: &KernelRow) -> String {
 
 /// `[3, 17]`.
 pub(super) fn coordinate(place: &[u64]) -> String {
-    let parts: Vec<String> = place.iter().map(u64::to_string).collect();
-    format!("[{}]", parts.join(", "))
+    // Arrays have a handful of axes; a forged report may have more.
+    let parts: Vec<String> = place.iter().take(8).map(u64::to_string).collect();
+    format!("[{}{}]", parts.join(", "), if place.len() > 8 { ", …" } else { "" })
 }

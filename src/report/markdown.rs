@@ -27,7 +27,7 @@ pub(super) fn of(summary: &Summary<'_>) -> String {
     if !report.notes.is_empty() {
         md += "\n## Notes\n\n";
         for note in &report.notes {
-            let _ = writeln!(md, "- {}", escape(&text::clip(note, text::MESSAGE)));
+            let _ = writeln!(md, "- {}", escape(&text::line(note, text::MESSAGE)));
         }
     }
     if !report.reproduce.is_empty() {
@@ -76,7 +76,7 @@ fn head(summary: &Summary<'_>, md: &mut String) {
         row("lowest SQNR", format!("{}, {}", text::db(value), code(&tensor.name)));
     }
     if let Some(path) = &report.engine_path {
-        row("engine path", escape(&text::clip(path, text::MESSAGE)));
+        row("engine path", escape(&text::line(path, text::MESSAGE)));
     }
     if let Some(digest) = &artifact.plan_digest {
         row("plan", code(digest));
@@ -95,7 +95,7 @@ fn failures(summary: &Summary<'_>, md: &mut String) {
                 code(&check.id),
                 check.tensor.as_deref().map(code).unwrap_or_default(),
                 escape(&measured(check).unwrap_or_default()),
-                escape(&text::clip(&check.message, text::MESSAGE))
+                escape(&text::line(&check.message, text::MESSAGE))
             );
         }
         more(failed.len(), md);

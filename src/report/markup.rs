@@ -61,12 +61,15 @@ impl Markup {
 
     /// Text with places where a browser may break it: after the separators of names and within long runs.
     pub(super) fn breakable(&mut self, text: &str) -> &mut Self {
+        if text.len() <= 20 {
+            return self.text(text);
+        }
         let mut start = 0;
         let mut run = 0;
         for (i, c) in text.char_indices() {
             run += 1;
             let end = i + c.len_utf8();
-            if (matches!(c, '.' | '_' | '/') && run > 3 || run >= 24) && end < text.len() {
+            if (matches!(c, '.' | '_' | '/') && run > 3 || run >= 16) && end < text.len() {
                 self.text(&text[start..end]).raw("<wbr/>");
                 (start, run) = (end, 0);
             }

@@ -6,7 +6,7 @@
 //! This file is compiled a second time by `xtask`, with its feature `schema`, to derive `docs/report.schema.json`. It
 //! names nothing else of this crate.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 
 /// Version of the keys; raised when one is renamed or removed.
@@ -193,7 +193,9 @@ pub struct TensorRow {
     pub wrong_codes: Option<u64>,
     /// Scales that are not what the recorded rule gives.
     pub wrong_scales: Option<u64>,
-    /// Smallest and largest scale.
+    /// Smallest and largest scale; null where one is not finite.
+    #[serde(serialize_with = "finite_or_null")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<[f64; 2]>"))]
     pub scale_range: Option<[f64; 2]>,
     /// Scales by ⌊log2⌋.
     pub scale_exponents: BTreeMap<i32, u64>,
@@ -239,6 +241,8 @@ pub struct Metrics {
     /// max(max relative above the threshold, max absolute below it).
     pub diff3: Option<f64>,
     /// Share above, share below, unequal values.
+    #[serde(serialize_with = "finite_or_null")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<[f64; 3]>"))]
     pub diff4: Option<[f64; 3]>,
     /// Largest absolute difference.
     pub max_abs: Option<f64>,
@@ -273,4 +277,13 @@ pub struct LayerRow {
     pub verdict: Option<Verdict>,
     /// What to know about the measurement.
     pub note: Option<String>,
+}
+
+/// An array without NaN and infinities, which JSON cannot hold, or null.
+fn finite_or_null<S: Serializer, const N: usize>(
+    values: &Option<[f64; N]>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let finite = values.as_ref().filter(|values| values.iter().all(|value| value.is_finite()));
+    finite.map(<[f64; N]>::as_slice).serialize(serializer)
 }

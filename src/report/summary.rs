@@ -262,27 +262,33 @@ impl<'a> Summary<'a> {
         for check in self.by_tensor.get(row.name.as_str()).into_iter().flatten() {
             why.push(explain(check));
         }
-        let mut some = |n: Option<u64>, what: &str| {
-            if let Some(n) = n.filter(|n| *n > 0) {
-                why.push(format!("{} {what}", text::count(n)));
-            }
+        // What a check has said is not said again.
+        let checked = |metric: &str| {
+            let mut checks = self.by_tensor.get(row.name.as_str()).into_iter().flatten();
+            checks.any(|check| check.metric.as_deref() == Some(metric))
         };
-        some(row.non_finite, "values are NaN or infinite");
-        some(row.wrong_codes, "codes are not the nearest of their source values");
-        some(row.wrong_scales, "scales are not what the recorded rule gives");
-        some(row.zero_units, "rows or blocks are all zero");
-        if let Some(share) = row.saturated_pct.filter(|s| *s > 0.0) {
-            why.push(format!("{} % saturated", text::number(share)));
+        for (metric, n, what) in [
+            ("non_finite", row.non_finite, "NaN or infinite values"),
+            ("wrong_codes", row.wrong_codes, "codes that are not the nearest"),
+            ("wrong_scales", row.wrong_scales, "scales off the recorded rule"),
+            ("zero_units", row.zero_units, "all-zero rows or blocks"),
+        ] {
+            if let Some(n) = n.filter(|n| *n > 0 && !checked(metric)) {
+                why.push(format!("{what}: {}", text::count(n)));
+            }
         }
-        if let Some(share) = row.flushed_pct.filter(|s| *s >= 1.0) {
-            why.push(format!("{} % flushed to zero", text::number(share)));
+        if let Some(share) = row.saturated_pct.filter(|s| *s > 0.0 && !checked("saturated_pct")) {
+            why.push(format!("{} saturated", text::share(share)));
+        }
+        if let Some(share) = row.flushed_pct.filter(|s| *s >= 1.0 && !checked("flushed_pct")) {
+            why.push(format!("{} flushed to zero", text::share(share)));
         }
         if let (Some(value), Some(median)) = (row.sqnr_db, median)
             && median - value >= 0.5
         {
             why.push(format!("{} below the median of its class", text::db(median - value)));
         }
-        why.extend(row.reason.as_deref().map(|reason| text::clip(reason, text::MESSAGE).into_owned()));
+        why.extend(row.reason.as_deref().map(|reason| text::line(reason, text::MESSAGE)));
         if why.is_empty() {
             why.push("ordinary for its class".to_owned());
         }
@@ -292,7 +298,8 @@ impl<'a> Summary<'a> {
         if dropped > 0 {
             why.push(format!("{dropped} more"));
         }
-        why.join("; ")
+        let parts: Vec<&str> = why.iter().map(|part| part.trim_end_matches('.')).collect();
+        parts.join("; ")
     }
 }
 
@@ -304,7 +311,7 @@ pub(super) fn explain(check: &Check) -> String {
     }
     match check.message.is_empty() {
         true => line,
-        false => format!("{line}: {}", text::clip(&check.message, text::MESSAGE)),
+        false => format!("{line}: {}", text::line(&check.message, text::MESSAGE)),
     }
 }
 

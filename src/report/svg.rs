@@ -44,9 +44,15 @@ fn stride(layers: usize) -> usize {
     }
 }
 
+/// About as wide as the longest label of a row, statistic included.
+fn longest(map: &HeatMap) -> f64 {
+    let characters = map.rows.iter().map(|row| row.label.chars().count() + row.statistic.len() + 1);
+    6.9 * characters.max().unwrap_or(0) as f64
+}
+
 /// Layers from left to right, a line per role: for wide pages.
 pub(super) fn heat_wide(m: &mut Markup, map: &HeatMap, desc: &str) {
-    let (left, top, height) = (172.0, 6.0, 24.0);
+    let (left, top, height) = (24.0 + longest(map), 6.0, 24.0);
     let width = (896.0 / map.layers.len() as f64).clamp(5.0, 46.0);
     let bottom = top + height * map.rows.len() as f64;
     let right = left + width * map.layers.len() as f64;
@@ -69,12 +75,12 @@ pub(super) fn heat_wide(m: &mut Markup, map: &HeatMap, desc: &str) {
 
 /// Layers from top to bottom, a column per role: for narrow pages and paper.
 pub(super) fn heat_tall(m: &mut Markup, map: &HeatMap, desc: &str) {
-    let (left, top) = (36.0, 146.0);
+    // The labels are slanted by 62 degrees, whose sine is 0.88 and whose cosine is 0.47.
+    let (left, top, right) = (36.0, 22.0 + 0.88 * longest(map), 0.47 * longest(map));
     let columns = map.rows.len() as f64;
-    let width = (312.0 / columns).clamp(8.0, 44.0);
+    let width = ((354.0 - left - right) / columns).clamp(8.0, 40.0);
     let height = if map.layers.len() <= 16 { 24.0 } else { 12.0 };
-    // Room on the right for the last slanted label.
-    let size = [left + width * columns + 56.0, top + height * map.layers.len() as f64 + 6.0];
+    let size = [left + width * columns + right, top + height * map.layers.len() as f64 + 6.0];
     open(m, "heat tall", size, "heat-tall", "SQNR by layer and role", desc);
     for (i, row) in map.rows.iter().enumerate() {
         let x = left + width * (i as f64 + 0.5);
@@ -268,10 +274,10 @@ pub(super) fn stack(m: &mut Markup, parts: &[(u64, &'static str, String)], whole
 }
 
 /// A bar from 0 to `share` of its box.
-pub(super) fn meter(m: &mut Markup, share: f64, colour: &'static str) {
+pub(super) fn meter(m: &mut Markup, share: f64) {
     m.raw("<svg class=\"meter\" viewBox=\"0 0 100 8\" preserveAspectRatio=\"none\" aria-hidden=\"true\">");
     rect(m, [0.0, 0.0], [100.0, 8.0]);
     m.raw(" class=\"trough\"/>");
     rect(m, [0.0, 0.0], [100.0 * share.clamp(0.0, 1.0), 8.0]);
-    m.raw(" fill=\"").raw(colour).raw("\"/></svg>");
+    m.raw(" class=\"fill\"/></svg>");
 }

@@ -46,6 +46,12 @@ pub(super) fn clip(text: &str, limit: usize) -> Cow<'_, str> {
     Cow::Owned(visible(&format!("{head}…{tail}")).into_owned())
 }
 
+/// A message on one line, at most `limit` characters of it.
+pub(super) fn line(message: &str, limit: usize) -> String {
+    let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    clip(&lines.join(" "), limit).into_owned()
+}
+
 /// `1,234,567`.
 pub(super) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -119,9 +125,17 @@ pub(super) fn db(value: f64) -> String {
 pub(super) fn metric(name: &str, value: f64) -> String {
     match name {
         _ if name.ends_with("_db") => db(value),
-        _ if name.ends_with("_pct") => format!("{} %", number(value)),
+        _ if name.ends_with("_pct") => share(value),
         "cosine" => format!("{value:.6}"),
         _ => number(value),
+    }
+}
+
+/// A share that is given in percent.
+pub(super) fn share(percent: f64) -> String {
+    match percent {
+        p if p == 0.0 || !(0.01..1e5).contains(&p.abs()) => format!("{} %", number(p)),
+        p => format!("{} %", trimmed(&format!("{p:.2}"))),
     }
 }
 
@@ -178,6 +192,9 @@ mod tests {
         assert_eq!(percent(1, 92_160), "< 0.1 %");
         assert_eq!(percent(3, 3), "100 %");
         assert_eq!(size(688_574_839_360), "689 GB");
+        assert_eq!(share(0.556_66), "0.56 %");
+        assert_eq!(share(0.000_012), "1.2e-5 %");
+        assert_eq!(line("off by 2 %.\n  Convert again.\n", 100), "off by 2 %. Convert again.");
         assert_eq!(list(&["a", "b", "c"], 2), "a, b and 1 more");
     }
 

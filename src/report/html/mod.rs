@@ -36,7 +36,7 @@ pub(super) fn of(summary: &Summary<'_>) -> String {
         ("worst", "Worst tensors", part(|m| tables::worst(m, summary))),
         ("exponents", "Scale exponents", part(|m| views::exponents(m, summary))),
         ("kernels", "Kernels", part(|m| tables::kernels(m, summary))),
-        ("layers", "Layers", part(|m| tables::layers(m, summary, &scale))),
+        ("layers", "Layers", part(|m| tables::layers(m, summary))),
         ("lossless", "Lossless and lossy", part(|m| tables::fates(m, summary))),
         ("sizes", "Sizes", part(|m| views::sizes(m, summary))),
         ("checks", "Checks", part(|m| tables::rules(m, summary))),
@@ -79,7 +79,8 @@ fn part(write: impl FnOnce(&mut Markup)) -> String {
 
 /// Opens a table that scrolls inside its box; columns whose heading starts with `>` hold numbers.
 fn table(m: &mut Markup, caption: &'static str, class: &'static str, columns: &[&'static str]) {
-    m.raw("<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"").raw(caption);
+    let fit = if matches!(class, "fates" | "sizes" | "rules") { " fit" } else { "" };
+    m.raw("<div class=\"scroll").raw(fit).raw("\" role=\"region\" tabindex=\"0\" aria-label=\"").raw(caption);
     m.raw("\"><table class=\"").raw(class).raw("\"><caption class=\"unseen\">").raw(caption);
     m.raw("</caption><thead><tr>");
     for column in columns {

@@ -1,10 +1,9 @@
 //! Worst tensors, kernels, layers, fates and checks as tables.
 
-use super::super::heat::Scale;
 use super::super::junit::coordinate;
 use super::super::markup::Markup;
 use super::super::model::{KernelRow, Metrics, Verdict};
-use super::super::summary::{Amount, Rule, Summary, label, level, measured};
+use super::super::summary::{Amount, Rule, Summary, level, measured};
 use super::super::{svg, text};
 use super::{GROUPS, SHOWN, end_table, left_out, name_cell, number_cell, table, verdict_cell};
 
@@ -13,40 +12,32 @@ pub(super) fn worst(m: &mut Markup, summary: &Summary<'_>) {
         return;
     }
     m.raw("<p>Tensors with a failed check first, then those with the lowest ratio of signal to noise.</p>\n");
-    let columns = [
-        " ",
-        "Tensor",
-        "Role",
-        "Scheme",
-        ">SQNR",
-        "Why",
-        ">Max abs",
-        ">Max rel",
-        ">Cosine",
-        ">Saturated",
-        ">Flushed",
-    ];
+    let columns =
+        ["Tensor", ">SQNR", "Why", "Scheme", ">Max abs", ">Max rel", ">Cosine", ">Saturated", ">Flushed"];
     table(m, "Worst tensors", "worst", &columns);
     for worst in &summary.worst {
         let row = worst.tensor;
-        m.raw(if worst.failed { "<tr class=\"bad\"><td class=\"fail\">✗</td>" } else { "<tr><td></td>" });
-        name_cell(m, &row.name);
-        m.raw("<td>").text(&text::clip(&label(row), 40)).raw("</td><td>");
-        m.text(&text::clip(row.scheme.as_deref().unwrap_or("–"), 40)).raw("</td>");
+        m.raw(if worst.failed {
+            "<tr class=\"bad\"><th scope=\"row\"><span class=\"fail\">✗</span> "
+        } else {
+            "<tr><th scope=\"row\">"
+        });
+        m.code(&text::clip(&row.name, text::NAME)).raw("</th>");
         number_cell(m, row.sqnr_db.map(text::db).as_deref());
-        m.raw("<td class=\"why\">").breakable(&worst.why).raw("</td>");
+        m.raw("<td class=\"why\">").breakable(&worst.why).raw("</td><td>");
+        m.breakable(&text::clip(row.scheme.as_deref().unwrap_or("–"), 40)).raw("</td>");
         number_cell(m, row.max_abs.map(text::number).as_deref());
         number_cell(m, row.max_rel.map(text::number).as_deref());
         number_cell(m, row.cosine.map(|v| format!("{v:.6}")).as_deref());
-        number_cell(m, row.saturated_pct.map(|v| format!("{} %", text::number(v))).as_deref());
-        number_cell(m, row.flushed_pct.map(|v| format!("{} %", text::number(v))).as_deref());
+        number_cell(m, row.saturated_pct.map(text::share).as_deref());
+        number_cell(m, row.flushed_pct.map(text::share).as_deref());
         m.raw("</tr>\n");
     }
     end_table(m);
 }
 
 /// Columns of [`metric_cells`].
-const METRICS: [&str; 16] = [
+const METRICS: [&str; 14] = [
     ">calc_diff",
     ">rel_diff",
     ">MERE",
@@ -55,9 +46,7 @@ const METRICS: [&str; 16] = [
     ">diff1",
     ">diff2",
     ">diff3",
-    ">diff4 above",
-    ">diff4 below",
-    ">diff4 unequal",
+    ">diff4",
     ">Max abs",
     ">Cosine",
     ">SQNR",
@@ -66,7 +55,6 @@ const METRICS: [&str; 16] = [
 ];
 
 fn metric_cells(m: &mut Markup, metrics: &Metrics) {
-    let diff4 = |i: usize| metrics.diff4.map(|values| values[i]);
     for value in [
         metrics.calc_diff,
         metrics.rel_diff,
@@ -76,14 +64,17 @@ fn metric_cells(m: &mut Markup, metrics: &Metrics) {
         metrics.diff1,
         metrics.diff2,
         metrics.diff3,
-        diff4(0),
-        diff4(1),
     ] {
         number_cell(m, value.map(text::number).as_deref());
     }
-    let unequal =
-        diff4(2).map(|n| if n.fract() == 0.0 && n >= 0.0 { text::count(n as u64) } else { text::number(n) });
-    number_cell(m, unequal.as_deref());
+    let diff4 = metrics.diff4.map(|[above, below, unequal]| {
+        let unequal = match unequal {
+            n if n.fract() == 0.0 && (0.0..1e18).contains(&n) => text::count(n as u64),
+            n => text::number(n),
+        };
+        format!("{} / {} / {unequal}", text::number(above), text::number(below))
+    });
+    number_cell(m, diff4.as_deref());
     number_cell(m, metrics.max_abs.map(text::number).as_deref());
     number_cell(m, metrics.cosine.map(|v| format!("{v:.6}")).as_deref());
     number_cell(m, metrics.sqnr_db.map(text::db).as_deref());
@@ -107,7 +98,7 @@ pub(super) fn kernels(m: &mut Markup, summary: &Summary<'_>) {
         return;
     }
     m.raw("<p>Each linear layer through its reference kernel, and golden sets. A row shows the worst of each metric over its ");
-    m.raw("cases; a dash stands for an infinite or undefined value.</p>\n");
+    m.raw("cases; a dash stands for an infinite or undefined value. diff4 is the share above, the share below and the number of unequal values.</p>\n");
     let columns =
         [&["Kernel", "Tier", ">Cases", ">Failed"][..], &METRICS[..], &["First beyond tolerance"][..]]
             .concat();
@@ -137,14 +128,14 @@ pub(super) fn kernels(m: &mut Markup, summary: &Summary<'_>) {
         let (a, b) = (key(a), key(b));
         b.0.cmp(&a.0).then(b.1.total_cmp(&a.1))
     });
-    m.raw("<details><summary>Single cases, failed and worst first</summary>\n");
+    m.raw("<details class=\"screen\"><summary>Single cases, failed and worst first</summary>\n");
     let columns =
         [&["Case", "Kernel", "Tier", "Verdict"][..], &METRICS[..], &["First beyond tolerance"][..]].concat();
     table(m, "Kernel cases", "metrics", &columns);
     for row in rows.iter().take(SHOWN) {
         m.raw("<tr>");
         name_cell(m, &row.case);
-        m.raw("<td>")
+        m.raw("<td class=\"kernel\">")
             .code(&text::clip(&row.id, 60))
             .raw("</td><td>")
             .text(&text::clip(&row.tier, 16))
@@ -178,7 +169,7 @@ fn tiers(m: &mut Markup, summary: &Summary<'_>) {
     m.raw("</ul>\n");
 }
 
-pub(super) fn layers(m: &mut Markup, summary: &Summary<'_>, scale: &Scale) {
+pub(super) fn layers(m: &mut Markup, summary: &Summary<'_>) {
     let layers = &summary.report.layers;
     if layers.is_empty() {
         return;
@@ -208,7 +199,7 @@ pub(super) fn layers(m: &mut Markup, summary: &Summary<'_>, scale: &Scale) {
         number_cell(m, row.metrics.sqnr_db.map(text::db).as_deref());
         m.raw("<td class=\"chart\">");
         if let Some(value) = row.metrics.sqnr_db {
-            svg::meter(m, value / most, scale.colour(scale.class(value)));
+            svg::meter(m, value / most);
         }
         m.raw("</td>");
         number_cell(m, row.metrics.calc_diff.map(text::number).as_deref());
@@ -231,13 +222,10 @@ pub(super) fn fates(m: &mut Markup, summary: &Summary<'_>) {
     }
     let (mut lossless, mut total) = (Amount::default(), Amount::default());
     for ((fate, exactness), amount) in summary.fates.iter().filter(|((fate, _), _)| *fate != "dropped") {
-        for sum in
-            [Some(&mut total), (*exactness == "bitwise" && *fate != "unknown").then_some(&mut lossless)]
-        {
-            if let Some(sum) = sum {
-                sum.tensors += amount.tensors;
-                sum.bytes += amount.bytes;
-            }
+        let held = (*exactness == "bitwise" && *fate != "unknown").then_some(&mut lossless);
+        for sum in [Some(&mut total), held].into_iter().flatten() {
+            sum.tensors += amount.tensors;
+            sum.bytes += amount.bytes;
         }
     }
     m.raw("<p>").text(&text::percent(lossless.tensors, total.tensors)).raw(" of the tensors and ");

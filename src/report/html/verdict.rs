@@ -57,7 +57,12 @@ pub(super) fn header(m: &mut Markup, summary: &Summary<'_>) {
         Some(source) => {
             let value = format!("{} → {}", text::size(source.bytes), text::size(artifact.bytes));
             let share = 100.0 * artifact.bytes as f64 / source.bytes.max(1) as f64;
-            tile(m, "Size", &value, &format!("{} % of the source", text::number(share.round())));
+            tile(
+                m,
+                "Size",
+                &value,
+                &format!("{} % of the source", text::number((10.0 * share).round() / 10.0)),
+            );
         }
         None => tile(m, "Size", &text::size(artifact.bytes), &text::counted(artifact.tensors, "tensor")),
     }
@@ -69,7 +74,7 @@ pub(super) fn header(m: &mut Markup, summary: &Summary<'_>) {
             text::count(total as u64)
         );
         let worst = report.kernels.iter().filter_map(|row| row.metrics.calc_diff).max_by(f64::total_cmp);
-        let note = worst.map(|v| format!("largest calc_diff {}", text::number(v))).unwrap_or_default();
+        let note = worst.map(|v| format!("calc_diff ≤ {}", text::number(v))).unwrap_or_default();
         tile(m, "Kernels within their tier", &value, &note);
     }
     if !report.layers.is_empty() {
@@ -133,7 +138,11 @@ fn sentence(summary: &Summary<'_>) -> String {
             parts.push(text::counted(n as u64, noun));
         }
     }
-    format!("{depth}: {} failed.", if parts.is_empty() { "it".to_owned() } else { parts.join(", ") })
+    let last = parts.pop().unwrap_or_else(|| "it".to_owned());
+    match parts.is_empty() {
+        true => format!("{depth}: {last} failed."),
+        false => format!("{depth}: {} and {last} failed.", parts.join(", ")),
+    }
 }
 
 /// The failures, for whoever has to act on them.
@@ -232,7 +241,8 @@ pub(super) fn artifact(m: &mut Markup, summary: &Summary<'_>) {
     fact("Scheme", &|s| s.scheme.clone());
     fact("Weight files", &|s| Some(text::count(s.files)));
     fact("Tensors", &|s| Some(text::count(s.tensors)));
-    fact("Bytes", &|s| Some(format!("{} ({})", text::size(s.bytes), text::count(s.bytes))));
+    fact("Size", &|s| Some(text::size(s.bytes)));
+    fact("Bytes", &|s| Some(text::count(s.bytes)));
     fact("Plan digest (BLAKE3)", &|s| s.plan_digest.clone());
     super::end_table(m);
     m.raw("<dl class=\"path\"><dt>Engine path that kernels and layers assume</dt><dd>");

@@ -25,8 +25,11 @@ pub(super) fn map(m: &mut Markup, summary: &Summary<'_>, map: Option<&HeatMap>) 
     let cells = || map.rows.iter().flat_map(|row| &row.cells);
     let failed = cells().any(|cell| matches!(cell, Cell::Measured { failed: true, .. }));
     let exact = cells().any(|cell| matches!(cell, Cell::Exact));
-    m.raw("<p>Ratio of signal to quantization noise, in decibels: 6 dB are one bit. Experts are shown by the lowest and by ");
-    m.raw("the median of a layer.</p>\n");
+    m.raw("<p>Ratio of signal to quantization noise in decibels: 6 dB are one bit.");
+    if map.rows.iter().any(|row| !row.statistic.is_empty()) {
+        m.raw(" Experts are shown twice, by the lowest and by the median of a layer.");
+    }
+    m.raw("</p>\n");
     svg::legend(m, &map.scale, failed, exact);
     let desc = description(map);
     m.raw("<div class=\"scroll map\" role=\"region\" tabindex=\"0\" aria-label=\"Heat map\">");
@@ -89,11 +92,11 @@ pub(super) fn distributions(m: &mut Markup, summary: &Summary<'_>, scale: &Scale
         m,
         "SQNR by role and scheme",
         "strips",
-        &["Role", "Scheme", ">Tensors", "SQNR, dB", ">Min", ">Median", ">Max"],
+        &["Role", "SQNR, dB", ">Min", ">Median", ">Max", "Scheme", ">Tensors"],
     );
-    m.raw("<tr class=\"axis\"><td></td><td></td><td></td><td class=\"chart\">");
+    m.raw("<tr class=\"axis\"><td></td><td class=\"chart\">");
     svg::strip_axis(m, &ticks(start, end, |value| (place(value), text::number(value))));
-    m.raw("</td><td></td><td></td><td></td></tr>\n");
+    m.raw("</td><td></td><td></td><td></td><td></td><td></td></tr>\n");
     for class in classes.iter().take(GROUPS) {
         let mut bars: Vec<Bar> = (0..bins)
             .map(|i| {
@@ -107,8 +110,7 @@ pub(super) fn distributions(m: &mut Markup, summary: &Summary<'_>, scale: &Scale
             bars[at].count += 1;
         }
         m.raw("<tr>");
-        class_cells(m, class);
-        number_cell(m, Some(&text::count(class.sqnr.len() as u64)));
+        role_cell(m, class);
         let middle = median(&class.sqnr);
         let title = format!(
             "{} × {}: {}, median {}",
@@ -123,6 +125,8 @@ pub(super) fn distributions(m: &mut Markup, summary: &Summary<'_>, scale: &Scale
         for value in [class.sqnr.first().copied(), middle, class.sqnr.last().copied()] {
             number_cell(m, value.map(|v| format!("{v:.1}")).as_deref());
         }
+        scheme_cell(m, class);
+        number_cell(m, Some(&text::count(class.sqnr.len() as u64)));
         m.raw("</tr>\n");
     }
     end_table(m);
@@ -140,9 +144,24 @@ fn ticks(start: f64, end: f64, at: impl Fn(f64) -> (f64, String)) -> Vec<(f64, S
     (first..=last.min(first + 12)).map(|i| at(i as f64 * step)).collect()
 }
 
-fn class_cells(m: &mut Markup, class: &Class<'_>) {
-    m.raw("<th scope=\"row\">").code(&text::clip(&class.label, 60)).raw("</th><td>");
-    m.breakable(&text::clip(class.scheme, 60)).raw("</td>");
+fn role_cell(m: &mut Markup, class: &Class<'_>) {
+    m.raw("<th scope=\"row\">").code(&text::clip(&class.label, 28)).raw("</th>");
+}
+
+fn scheme_cell(m: &mut Markup, class: &Class<'_>) {
+    m.raw("<td>").breakable(&text::clip(class.scheme, 60)).raw("</td>");
+}
+
+/// `2⁻¹³`.
+fn power_of_two(exponent: i32) -> String {
+    let raised = |c| match c {
+        '-' => '⁻',
+        '1' => '¹',
+        '2' => '²',
+        '3' => '³',
+        digit => char::from_u32('⁰' as u32 + digit as u32 - '0' as u32).unwrap_or(digit),
+    };
+    std::iter::once('2').chain(exponent.to_string().chars().map(raised)).collect()
 }
 
 /// A histogram of scale exponents per class, all on one axis.
@@ -161,16 +180,16 @@ pub(super) fn exponents(m: &mut Markup, summary: &Summary<'_>) {
         m,
         "Scale exponents by role and scheme",
         "strips",
-        &["Role", "Scheme", ">Scales", "Exponent", ">Lowest", ">Most", ">Highest"],
+        &["Role", "Exponent", ">Lowest", ">Most", ">Highest", "Scheme", ">Scales"],
     );
-    m.raw("<tr class=\"axis\"><td></td><td></td><td></td><td class=\"chart\">");
+    m.raw("<tr class=\"axis\"><td></td><td class=\"chart\">");
     let at = |value: f64| {
         ((value - lowest as f64 + 0.5 * width as f64) / (bins as f64 * width as f64), text::number(value))
     };
     let mut marks = ticks(lowest as f64, (lowest + bins as i64 * width - 1) as f64, at);
     marks.retain(|(_, text)| !text.contains('.'));
     svg::strip_axis(m, &marks);
-    m.raw("</td><td></td><td></td><td></td></tr>\n");
+    m.raw("</td><td></td><td></td><td></td><td></td><td></td></tr>\n");
     for class in classes.iter().take(GROUPS) {
         let mut bars: Vec<Bar> = (0..bins as i64)
             .map(|i| {
@@ -185,8 +204,7 @@ pub(super) fn exponents(m: &mut Markup, summary: &Summary<'_>) {
         }
         let total = class.exponents.values().fold(0u64, |sum, n| sum.saturating_add(*n));
         m.raw("<tr>");
-        class_cells(m, class);
-        number_cell(m, Some(&text::count(total)));
+        role_cell(m, class);
         m.raw("<td class=\"chart\">");
         let title = format!(
             "{} × {}: {}",
@@ -202,8 +220,10 @@ pub(super) fn exponents(m: &mut Markup, summary: &Summary<'_>) {
             most.map(|(exponent, _)| exponent),
             class.exponents.keys().next_back(),
         ] {
-            number_cell(m, exponent.map(|e| format!("2^{e}")).as_deref());
+            number_cell(m, exponent.map(|e| power_of_two(*e)).as_deref());
         }
+        scheme_cell(m, class);
+        number_cell(m, Some(&text::count(total)));
         m.raw("</tr>\n");
     }
     end_table(m);
