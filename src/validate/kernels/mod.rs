@@ -118,7 +118,8 @@ fn linears<'a>(shards: &'a Shards<'a>) -> Vec<Matrix<'a>> {
         .zip(&checkpoint.tensors)
         .filter_map(|(id, _)| {
             let role = checkpoint.role(id);
-            let known = role.kind.is_linear() || matches!(role.kind, Kind::LmHead | Kind::Router | Kind::SharedHead);
+            let known =
+                role.kind.is_linear() || matches!(role.kind, Kind::LmHead | Kind::Router | Kind::SharedHead);
             let matrix = Matrix::open(shards, id)?;
             (role.part == Part::Weight && (known || matrix.scaled.is_some())).then_some(matrix)
         })
@@ -262,7 +263,8 @@ fn bands(request: &Request<'_>, artifact: &Matrix<'_>, source: &Matrix<'_>) -> V
     let pieces = rows.div_ceil(piece);
     let wanted = ((pieces as f64 * request.sample).ceil() as u64).clamp(1, pieces.max(1));
     let first = Stream::new(request.seed, artifact.name()).next_u64() % pieces.max(1);
-    let mut chosen: Vec<u64> = (0..wanted.min(pieces)).map(|i| (first + i * pieces / wanted) % pieces).collect();
+    let mut chosen: Vec<u64> =
+        (0..wanted.min(pieces)).map(|i| (first + i * pieces / wanted) % pieces).collect();
     chosen.sort_unstable();
     chosen.dedup();
     let split = |at: u64| {
@@ -327,7 +329,8 @@ impl Judged {
     fn message(&self, case: &Case<'_>) -> Result<String> {
         let m = &self.row.metrics;
         let value = |v: Option<f64>| v.map_or("undefined".into(), |v| format!("{v:.2e}"));
-        let at = m.first_bad.as_ref().map_or(String::new(), |c| format!(", first bad output {c:?} (token, row)"));
+        let at =
+            m.first_bad.as_ref().map_or(String::new(), |c| format!(", first bad output {c:?} (token, row)"));
         let mut text = format!(
             "{} against the source's exact product: calc_diff {} (at most {:.0e}), rel_diff {}{at}",
             self.row.id,
@@ -384,7 +387,12 @@ impl Worst {
         for (tier, (rows, fails, value, name, limit)) in self.tiers {
             if fails == 0 {
                 let id = format!("kernel-{}", tier.to_ascii_lowercase());
-                checks.push(pass(id, value.max(0.0), limit, format!("{rows} linears; the largest is {name}")));
+                checks.push(pass(
+                    id,
+                    value.max(0.0),
+                    limit,
+                    format!("{rows} linears; the largest is {name}"),
+                ));
             }
         }
         let (rows, value, _) = self.arithmetic;

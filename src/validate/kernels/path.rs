@@ -60,7 +60,9 @@ impl Path {
     pub(crate) fn words(self) -> String {
         match self {
             Path::Float => "BF16 activations, float weights, wide accumulation".into(),
-            Path::Int8Token => "per-token INT8 activations, INT8 weights per channel, INT32 accumulation".into(),
+            Path::Int8Token => {
+                "per-token INT8 activations, INT8 weights per channel, INT32 accumulation".into()
+            }
             Path::Fp8Token => "per-token FP8 activations, FP8 weights per channel, FP32 accumulation".into(),
             Path::Fp8Block { cols, rows, ue8m0 } => format!(
                 "FP8 activations per token and {cols} columns{}, FP8 weights in {rows}x{cols} blocks, FP32 accumulation",

@@ -157,7 +157,8 @@ impl<'a> Matrix<'a> {
         let policy = Policy { keep_non_finite: true };
         let sink = Sink::Cast { to: Dtype::F32, out: bytemuck::cast_slice_mut(&mut out) };
         kernel::convert(Isa::chosen(), &values, count, cols, sink, policy).map_err(|fault| {
-            Error::internal("band-decode", format!("a weight cannot be decoded: {fault:?}")).tensor(self.name())
+            Error::internal("band-decode", format!("a weight cannot be decoded: {fault:?}"))
+                .tensor(self.name())
         })?;
         for x in &mut out {
             *x = f32::from_bits(u32::from_le(x.to_bits()));

@@ -27,11 +27,7 @@ pub(crate) struct Arch {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Attention {
     /// Separate query, key and value heads.
-    Grouped {
-        heads: usize,
-        kv_heads: usize,
-        dim: usize,
-    },
+    Grouped { heads: usize, kv_heads: usize, dim: usize },
     /// Multi-head latent attention.
     Latent {
         heads: usize,
@@ -166,7 +162,11 @@ impl Arch {
             prefix,
             hidden,
             layers: count("num_hidden_layers")?,
-            mtp_layers: if checkpoint.family.has_mtp_layers() { or("num_nextn_predict_layers", 0) } else { 0 },
+            mtp_layers: if checkpoint.family.has_mtp_layers() {
+                or("num_nextn_predict_layers", 0)
+            } else {
+                0
+            },
             vocab: count("vocab_size")?,
             eps: config.get("rms_norm_eps").and_then(Value::as_f64).unwrap_or(1e-6),
             attention,
@@ -237,8 +237,7 @@ fn rope(config: &Config, dim: usize) -> Result<Rope, String> {
             rope.inv_freq.iter_mut().for_each(|f| *f /= factor);
         }
         "llama3" => {
-            let (factor, low, high) =
-                (need("factor")?, need("low_freq_factor")?, need("high_freq_factor")?);
+            let (factor, low, high) = (need("factor")?, need("low_freq_factor")?, need("high_freq_factor")?);
             let length = need("original_max_position_embeddings")?;
             for f in &mut rope.inv_freq {
                 let wavelength = 2.0 * std::f64::consts::PI / f64::from(*f);
@@ -264,9 +263,8 @@ fn yarn(config: &Config, theta: f64, powers: &[f32], factor: f64, rope: &mut Rop
     let dim = 2 * powers.len();
     let mscale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * math::ln(factor) + 1.0 };
     let (m, all) = (value("mscale").unwrap_or(0.0), value("mscale_all_dim").unwrap_or(0.0));
-    rope.amplitude = value("attention_factor").unwrap_or_else(|| {
-        if m != 0.0 && all != 0.0 { mscale(m) / mscale(all) } else { mscale(1.0) }
-    });
+    rope.amplitude = value("attention_factor")
+        .unwrap_or_else(|| if m != 0.0 && all != 0.0 { mscale(m) / mscale(all) } else { mscale(1.0) });
     if all != 0.0 {
         rope.logit_factor = mscale(all) * mscale(all);
     }

@@ -16,13 +16,14 @@ pub(super) fn attention(
     layer: &str,
     x: &Grid,
     forced: Option<&[Vec<usize>]>,
-    trace: &mut Trace,
+    trace: &mut Trace<'_>,
 ) -> Result<(Grid, Option<Vec<Vec<usize>>>)> {
     let at = format!("{layer}.self_attn");
     match side.arch.attention.clone() {
         Attention::Grouped { heads, kv_heads, dim } => {
             let mut q = trace.keep("self_attn.q_proj", side.linear(&format!("{at}.q_proj"), x, heads * dim)?);
-            let mut k = trace.keep("self_attn.k_proj", side.linear(&format!("{at}.k_proj"), x, kv_heads * dim)?);
+            let mut k =
+                trace.keep("self_attn.k_proj", side.linear(&format!("{at}.k_proj"), x, kv_heads * dim)?);
             let v = trace.keep("self_attn.v_proj", side.linear(&format!("{at}.v_proj"), x, kv_heads * dim)?);
             for (name, grid) in [("q_norm", &mut q), ("k_norm", &mut k)] {
                 let weight = format!("{at}.{name}.weight");
@@ -44,8 +45,9 @@ pub(super) fn attention(
                 let o = attend(&query, &keys[shared], &values[shared], scale, None, side.rounding);
                 put(&mut out, h * dim, &o);
             }
-            let out = trace.keep("attention of heads", out);
-            let out = trace.keep("self_attn.o_proj", side.linear(&format!("{at}.o_proj"), &out, side.arch.hidden)?);
+            let out = trace.keep("self_attn.heads", out);
+            let out =
+                trace.keep("self_attn.o_proj", side.linear(&format!("{at}.o_proj"), &out, side.arch.hidden)?);
             Ok((out, None))
         }
         Attention::Latent { heads, q_lora, kv_lora, nope, rope, v, interleaved, indexer } => {
@@ -95,8 +97,9 @@ pub(super) fn attention(
                 let query = q.columns(h * width, (h + 1) * width);
                 put(&mut out, h * v, &attend(&query, &keys, &values, scale, keep, side.rounding));
             }
-            let out = trace.keep("attention of heads", out);
-            let out = trace.keep("self_attn.o_proj", side.linear(&format!("{at}.o_proj"), &out, side.arch.hidden)?);
+            let out = trace.keep("self_attn.heads", out);
+            let out =
+                trace.keep("self_attn.o_proj", side.linear(&format!("{at}.o_proj"), &out, side.arch.hidden)?);
             Ok((out, own))
         }
     }
@@ -129,14 +132,7 @@ fn rotate(x: &mut Grid, width: usize, skip: usize, interleaved: bool, rope: &Rop
 }
 
 /// Causal softmax attention of one head. `keep` lists the keys that each token may see.
-fn attend(
-    q: &Grid,
-    k: &Grid,
-    v: &Grid,
-    scale: f64,
-    keep: Option<&[Vec<usize>]>,
-    rounding: Rounding,
-) -> Grid {
+fn attend(q: &Grid, k: &Grid, v: &Grid, scale: f64, keep: Option<&[Vec<usize>]>, rounding: Rounding) -> Grid {
     let mut out = Vec::with_capacity(q.rows * v.cols);
     for token in 0..q.rows {
         let seen: Vec<usize> =
@@ -162,7 +158,7 @@ fn index_scores(
     latent: &Grid,
     indexer: Indexer,
     rope: usize,
-    trace: &mut Trace,
+    trace: &mut Trace<'_>,
 ) -> Result<Grid> {
     let Indexer { heads, dim, interleaved, .. } = indexer;
     debug_assert!(rope <= dim, "the rotary part is the head of an index key");

@@ -58,7 +58,8 @@ impl Grid {
     }
 
     pub(super) fn plus(&self, other: &Grid, rounding: Rounding) -> Grid {
-        let sums = self.data.iter().zip(&other.data).map(|(a, b)| rounding.round(f64::from(*a) + f64::from(*b)));
+        let sums =
+            self.data.iter().zip(&other.data).map(|(a, b)| rounding.round(f64::from(*a) + f64::from(*b)));
         Grid::new(self.rows, self.cols, sums.collect())
     }
 }
@@ -104,10 +105,15 @@ impl Side<'_> {
     pub(super) fn product(&self, name: &str, x: &Grid, rows: usize) -> Result<Vec<f64>> {
         let id = self.shards.checkpoint.find(name).ok_or_else(|| absent(name))?;
         let matrix = Matrix::open(self.shards, id).ok_or_else(|| {
-            Error::unsupported("layer-weight", "a weight of a layer is no matrix that can be decoded").tensor(name)
+            Error::unsupported("layer-weight", "a weight of a layer is no matrix that can be decoded")
+                .tensor(name)
         })?;
         if (size(matrix.rows), size(matrix.cols)) != (rows, x.cols) {
-            return Err(misfit(name, &format!("{rows}x{}", x.cols), &format!("{}x{}", matrix.rows, matrix.cols)));
+            return Err(misfit(
+                name,
+                &format!("{rows}x{}", x.cols),
+                &format!("{}x{}", matrix.rows, matrix.cols),
+            ));
         }
         let path = if self.engine { path_of(&matrix, self.shards.checkpoint) } else { Path::Float };
         let activations = Activations::new(&x.data, x.rows, x.cols, path)?;
@@ -161,7 +167,8 @@ impl Side<'_> {
         let mut data = Vec::with_capacity(x.data.len());
         for row in x.data.chunks_exact(x.cols.max(1)) {
             let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
-            let variance = row.iter().map(|v| (f64::from(*v) - mean) * (f64::from(*v) - mean)).sum::<f64>() / n;
+            let variance =
+                row.iter().map(|v| (f64::from(*v) - mean) * (f64::from(*v) - mean)).sum::<f64>() / n;
             let r = 1.0 / (variance + eps).sqrt();
             for ((v, w), b) in row.iter().zip(&weight).zip(&bias) {
                 data.push(self.rounding.round((f64::from(*v) - mean) * r * f64::from(*w) + f64::from(*b)));
