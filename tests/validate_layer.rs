@@ -76,7 +76,6 @@ fn blocks_and_logits_are_those_of_transformers() {
             let states = Stream::new(&entry).states(tokens * hidden);
             let found = layer::reference_block(&source, index, &states, *tokens).unwrap();
             let error = distance(&found, view.data());
-            println!("{entry}: {error:.1e}");
             assert!(error < 1e-6, "{entry}: {error}");
             seen += 1;
         }
@@ -84,7 +83,6 @@ fn blocks_and_logits_are_those_of_transformers() {
         let view = golden.tensor(&entry).unwrap();
         let ids = Stream::new(&entry).tokens(view.shape()[0], view.shape()[1] as u64);
         let error = distance(&layer::reference_logits(&source, &ids).unwrap(), view.data());
-        println!("{entry}: {error:.1e}");
         assert!(error < 1e-5, "{entry}: {error}");
         seen += 1;
     }
@@ -171,18 +169,19 @@ fn good_artifacts_pass_every_level() {
         for scheme in schemes {
             let (source, out) = converted(root.path(), name, "vllm", scheme);
             let found = levels(&source, &out);
-            let worst = |rows: &mut dyn Iterator<Item = Option<f64>>| rows.flatten().fold(0.0, f64::max);
-            let kernel = worst(&mut found.kernels.rows.iter().map(|r| r.metrics.calc_diff));
-            println!("{name} {scheme}: kernels {} up to {kernel:.1e}", found.kernels.rows.len());
+            // A few times what these fixtures measure: far inside the gates.
+            let limit = if *scheme == "BF16" {
+                1e-4
+            } else if scheme.starts_with("W8A8") {
+                1e-3
+            } else {
+                6e-3
+            };
             for row in &found.layers.rows {
-                println!(
-                    "    {} {}: {:.1e}, agreement {:?}; {}",
-                    row.name,
-                    row.kind,
-                    row.metrics.calc_diff.unwrap(),
-                    row.routing_agreement,
-                    row.note.as_deref().unwrap_or_default()
-                );
+                let value = row.metrics.calc_diff.unwrap();
+                if value > limit {
+                    wrong.push(format!("{name} {scheme}: {} {value:.1e}", row.name));
+                }
             }
             wrong.extend(found.failures().into_iter().map(|f| format!("{name} {scheme}: {f}")));
             let layers = 3 - usize::from(!name.starts_with("deepseek") && !name.starts_with("glm"));
