@@ -76,7 +76,6 @@ fn blocks_and_logits_are_those_of_transformers() {
             let states = Stream::new(&entry).states(tokens * hidden);
             let found = layer::reference_block(&source, index, &states, *tokens).unwrap();
             let error = distance(&found, view.data());
-            println!("{entry}: {error:.1e}");
             assert!(error < 1e-6, "{entry}: {error}");
             seen += 1;
         }
@@ -84,7 +83,6 @@ fn blocks_and_logits_are_those_of_transformers() {
         let view = golden.tensor(&entry).unwrap();
         let ids = Stream::new(&entry).tokens(view.shape()[0], view.shape()[1] as u64);
         let error = distance(&layer::reference_logits(&source, &ids).unwrap(), view.data());
-        println!("{entry}: {error:.1e}");
         assert!(error < 1e-5, "{entry}: {error}");
         seen += 1;
     }
@@ -171,18 +169,19 @@ fn good_artifacts_pass_every_level() {
         for scheme in schemes {
             let (source, out) = converted(root.path(), name, "vllm", scheme);
             let found = levels(&source, &out);
-            let worst = |rows: &mut dyn Iterator<Item = Option<f64>>| rows.flatten().fold(0.0, f64::max);
-            let kernel = worst(&mut found.kernels.rows.iter().map(|r| r.metrics.calc_diff));
-            println!("{name} {scheme}: kernels {} up to {kernel:.1e}", found.kernels.rows.len());
+            // A few times what these fixtures measure: far inside the gates.
+            let limit = if *scheme == "BF16" {
+                1e-4
+            } else if scheme.starts_with("W8A8") {
+                1e-3
+            } else {
+                6e-3
+            };
             for row in &found.layers.rows {
-                println!(
-                    "    {} {}: {:.1e}, agreement {:?}; {}",
-                    row.name,
-                    row.kind,
-                    row.metrics.calc_diff.unwrap(),
-                    row.routing_agreement,
-                    row.note.as_deref().unwrap_or_default()
-                );
+                let value = row.metrics.calc_diff.unwrap();
+                if value > limit {
+                    wrong.push(format!("{name} {scheme}: {} {value:.1e}", row.name));
+                }
             }
             wrong.extend(found.failures().into_iter().map(|f| format!("{name} {scheme}: {f}")));
             let layers = 3 - usize::from(!name.starts_with("deepseek") && !name.starts_with("glm"));
@@ -226,7 +225,9 @@ fn an_exchanged_expert_is_named() {
     let found = levels(&source, &out);
     let held = format!("it holds the source's {b}.weight");
     found.says("kernel-t5", Some(&format!("{a}.weight")), &[&held, "first bad output [0, "]);
-    found.says("layer-output", Some("model.layers.1"), &["model.layers.1.mlp.experts."]);
+    for module in [a, b] {
+        found.says("layer-module", Some(module), &["on the source's inputs"]);
+    }
     assert_eq!(found.kernels.rows.iter().filter(|r| r.verdict == Some(Verdict::Fail)).count(), 2);
 }
 
@@ -267,24 +268,27 @@ fn norms_configuration_and_routing_are_seen_in_blocks() {
     swap(&out, "model.layers.0.self_attn.q_norm.weight", "model.layers.0.self_attn.k_norm.weight");
     let found = levels(&source, &out);
     assert!(found.kernels.rows.iter().all(|r| r.verdict == Some(Verdict::Pass)));
-    found.says("layer-output", Some("model.layers.0"), &["model.layers.0.self_attn.q_norm"]);
+    for norm in ["q_norm", "k_norm"] {
+        found.says("layer-module", Some(&format!("model.layers.0.self_attn.{norm}")), &["at most 1e-5"]);
+    }
+    assert_eq!(found.failures().len(), 2, "{:#?}", found.failures());
     assert_eq!(found.layers.rows[1].verdict, Some(Verdict::Pass));
 
     let (source, out) = converted(root.path(), "llama-bf16", "vllm", "W8A8");
     edit_json(&out.join("config.json"), |c| c["rope_theta"] = 10_000.0.into());
     let found = levels(&source, &out);
     found.says("layer-config", None, &["rope frequencies"]);
-    found.says("layer-output", Some("model.layers.0"), &["attention of heads"]);
+    found.says("layer-module", Some("model.layers.0.self_attn.heads"), &["calc_diff"]);
 
     let (source, out) = converted(root.path(), "deepseek-v3", "vllm", "W8A8");
     let bias = "model.layers.1.mlp.gate.e_score_correction_bias";
-    let values: Vec<u8> = (0..8).flat_map(|e| (if e % 4 == 0 { 2f32 } else { 0.0 }).to_le_bytes()).collect();
+    let values: Vec<u8> = (0..8).flat_map(|e| (if e < 2 { 5f32 } else { 0.0 }).to_le_bytes()).collect();
     poke(&out, bias, 0, &values);
     let found = levels(&source, &out);
+    found.says("layer-module", Some(bias), &["on the source's inputs"]);
     found.says("layer-routing", Some("model.layers.1"), &["of the same experts"]);
     let agreement = found.layers.rows[1].routing_agreement.unwrap();
-    assert!(agreement < 0.8, "{agreement}");
-    assert_eq!(found.layers.rows[1].verdict, Some(Verdict::Pass));
+    assert!(agreement < 0.5, "{agreement}");
 }
 
 #[test]

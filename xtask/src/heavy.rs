@@ -17,6 +17,19 @@ const ASCEND: [&str; 2] = ["W8A8_DYNAMIC", "FLOAT"];
 /// No library knows this architecture.
 const UNKNOWN: &str = "unknown-bf16";
 
+/// Fixtures whose decoder blocks have golden outputs in `fixtures/oracle/golden/layers.safetensors`.
+const LAYERS: [&str; 9] = [
+    "deepseek-v3",
+    "deepseek-v3.2",
+    "kimi-k2",
+    "glm4-moe-bf16",
+    "llama-bf16",
+    "mistral-bf16",
+    "qwen2-bf16",
+    "qwen3-fp8",
+    "qwen3-moe-bf16",
+];
+
 /// Whose artifact is damaged to see that the checks can fail: it has experts.
 const DAMAGED: &str = "qwen3-moe-bf16";
 
@@ -163,6 +176,10 @@ impl Bench {
             checks.push(Check { name, python: python.to_owned(), script, arguments });
         };
         add("hf_logits.py", "", libraries, vec![reference.clone(), self.source(name)]);
+        if LAYERS.contains(&name) {
+            let golden = self.root.join("fixtures/oracle/golden/layers.safetensors");
+            add("hf_layers.py", "", libraries, vec!["--check".into(), golden, self.source(name)]);
+        }
         for scheme in &SCHEMES[..3] {
             add("ct_load.py", &format!(" {scheme}"), libraries, vec![self.artifact(name, "vllm", scheme)]);
         }

@@ -137,6 +137,16 @@ struct Case<'a> {
     bands: Vec<Range<u64>>,
 }
 
+/// What came of one band of a case.
+struct Piece {
+    /// Position of the case in its batch.
+    index: usize,
+    rows: Range<u64>,
+    /// `[TOKENS][rows]`.
+    golden: Vec<f64>,
+    band: path::Band,
+}
+
 /// Runs every linear.
 ///
 /// # Errors
@@ -170,22 +180,23 @@ pub fn run(request: &Request<'_>) -> Result<Outcome<KernelRow>> {
             tasks.extend(case.bands.iter().map(|rows| (cases.len(), rows.clone())));
             cases.push(case);
         }
-        let bands: Vec<(Vec<f64>, path::Band)> = pool.install(|| {
+        let done: Vec<Piece> = pool.install(|| {
             tasks
-                .par_iter()
+                .into_par_iter()
                 .map(|(index, rows)| {
-                    let case = &cases[*index];
-                    let golden = exact_band(&case.x.exact, &case.source.decoded(rows)?);
-                    Ok((golden, run_band(&case.artifact, rows, &case.x, true)?))
+                    let case = &cases[index];
+                    let golden = exact_band(&case.x.exact, &case.source.decoded(&rows)?);
+                    let band = run_band(&case.artifact, &rows, &case.x, true)?;
+                    Ok(Piece { index, rows, golden, band })
                 })
                 .collect::<Result<_>>()
         })?;
-        let mut results: Vec<Vec<(&Range<u64>, &(Vec<f64>, path::Band))>> = vec![Vec::new(); cases.len()];
-        for ((index, rows), band) in tasks.iter().zip(&bands) {
-            results[*index].push((rows, band));
+        let mut pieces: Vec<Vec<Piece>> = cases.iter().map(|_| Vec::new()).collect();
+        for piece in done {
+            pieces[piece.index].push(piece);
         }
-        let judged: Vec<Judged> =
-            pool.install(|| cases.par_iter().zip(&results).map(|(case, bands)| judge(case, bands)).collect());
+        let judged: Vec<Judged> = pool
+            .install(|| cases.par_iter().zip(&pieces).map(|(case, pieces)| judge(case, pieces)).collect());
         for (case, judged) in cases.iter().zip(judged) {
             worst.add(&judged, case.artifact.name());
             biased += u64::from(judged.biased);
@@ -289,10 +300,10 @@ struct Judged {
     biased: bool,
 }
 
-fn judge(case: &Case<'_>, bands: &[(&Range<u64>, &(Vec<f64>, path::Band))]) -> Judged {
+fn judge(case: &Case<'_>, pieces: &[Piece]) -> Judged {
     // The root mean square of the golden values, for the tolerance of single elements.
     let (mut squares, mut count) = (0.0f64, 0u64);
-    for (_, (golden, _)) in bands {
+    for Piece { golden, .. } in pieces {
         squares += golden.iter().filter(|v| v.is_finite()).map(|v| v * v).sum::<f64>();
         count += golden.len() as u64;
     }
@@ -303,7 +314,7 @@ fn judge(case: &Case<'_>, bands: &[(&Range<u64>, &(Vec<f64>, path::Band))]) -> J
     let mut metrics = Accumulator::with_tolerance(Dtype::F32, tolerance);
     let mut arithmetic = Accumulator::new(Dtype::F32);
     let n = case.artifact.rows;
-    for (rows, (golden, band)) in bands {
+    for Piece { rows, golden, band, .. } in pieces {
         let coordinates = (0..TOKENS as u64).flat_map(|t| (rows.start..rows.end).map(move |row| t * n + row));
         for (((index, g), k), p) in coordinates.zip(golden).zip(&band.kernel).zip(&band.product) {
             metrics.add_pair(index, f64::from(*k), *g);

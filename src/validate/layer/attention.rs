@@ -16,7 +16,7 @@ pub(super) fn attention(
     layer: &str,
     x: &Grid,
     forced: Option<&[Vec<usize>]>,
-    trace: &mut Trace,
+    trace: &mut Trace<'_>,
 ) -> Result<(Grid, Option<Vec<Vec<usize>>>)> {
     let at = format!("{layer}.self_attn");
     match side.arch.attention.clone() {
@@ -45,7 +45,7 @@ pub(super) fn attention(
                 let o = attend(&query, &keys[shared], &values[shared], scale, None, side.rounding);
                 put(&mut out, h * dim, &o);
             }
-            let out = trace.keep("attention of heads", out);
+            let out = trace.keep("self_attn.heads", out);
             let out =
                 trace.keep("self_attn.o_proj", side.linear(&format!("{at}.o_proj"), &out, side.arch.hidden)?);
             Ok((out, None))
@@ -97,7 +97,7 @@ pub(super) fn attention(
                 let query = q.columns(h * width, (h + 1) * width);
                 put(&mut out, h * v, &attend(&query, &keys, &values, scale, keep, side.rounding));
             }
-            let out = trace.keep("attention of heads", out);
+            let out = trace.keep("self_attn.heads", out);
             let out =
                 trace.keep("self_attn.o_proj", side.linear(&format!("{at}.o_proj"), &out, side.arch.hidden)?);
             Ok((out, own))
@@ -158,7 +158,7 @@ fn index_scores(
     latent: &Grid,
     indexer: Indexer,
     rope: usize,
-    trace: &mut Trace,
+    trace: &mut Trace<'_>,
 ) -> Result<Grid> {
     let Indexer { heads, dim, interleaved, .. } = indexer;
     debug_assert!(rope <= dim, "the rotary part is the head of an index key");

@@ -3,7 +3,7 @@
 use std::f64::consts::{FRAC_PI_2, LOG2_E};
 
 /// The leading bits of ln 2, so that small multiples are exact, and the rest.
-const LN2: [f64; 2] = [6.931_471_803_691_238_2e-1, 1.908_214_929_270_587_7e-10];
+const LN2: [f64; 2] = [0.693_147_180_369_123_8, 1.908_214_929_270_587_7e-10];
 /// The leading bits of π/2 and the rest.
 const HALF_PI: [f64; 2] = [1.570_796_326_734_125_6, 6.077_100_506_506_192e-11];
 

@@ -20,12 +20,12 @@ pub(super) fn mlp(
     layer: &str,
     x: &Grid,
     forced: Option<&Choice>,
-    trace: &mut Trace,
+    trace: &mut Trace<'_>,
 ) -> Result<(Grid, Option<Choice>)> {
     let at = format!("{layer}.mlp");
     let router = match side.arch.router {
         Some(router) if side.has(&format!("{at}.gate.weight")) => router,
-        _ => return Ok((trace.keep("mlp", dense(side, &at, x)?), None)),
+        _ => return Ok((dense(side, layer, "mlp", x, trace)?, None)),
     };
     let scores = scores(side, &at, x, &router, trace)?;
     let own = Choice { experts: scores.iter().map(|s| pick(s, &router)).collect() };
@@ -40,7 +40,7 @@ pub(super) fn mlp(
             continue;
         }
         let name = format!("mlp.experts.{expert}");
-        let y = trace.keep(&name, dense(side, &format!("{layer}.{name}"), &x.chosen(&tokens))?);
+        let y = dense(side, layer, &name, &x.chosen(&tokens), trace)?;
         for (i, token) in tokens.iter().enumerate() {
             let weight = weight_of(&scores[*token], &used.experts[*token], expert, &router);
             // Qwen's weights are rounded like every other output; the others' are f32.
@@ -51,20 +51,24 @@ pub(super) fn mlp(
         }
     }
     let routed: Vec<f32> = sum.iter().map(|v| side.rounding.round(*v)).collect();
-    let mut out = trace.keep("sum of experts", Grid::new(x.rows, hidden, routed));
+    let mut out = trace.keep("mlp.experts", Grid::new(x.rows, hidden, routed));
     if side.has(&format!("{at}.shared_experts.down_proj.weight")) {
-        let shared = trace.keep("mlp.shared_experts", dense(side, &format!("{at}.shared_experts"), x)?);
+        let shared = dense(side, layer, "mlp.shared_experts", x, trace)?;
         out = out.plus(&shared, side.rounding);
     }
     Ok((out, Some(own)))
 }
 
-fn dense(side: &Side<'_>, at: &str, x: &Grid) -> Result<Grid> {
-    let gate = format!("{at}.gate_proj");
-    let inter = side.rows(&gate)?;
-    let gate = side.linear(&gate, x, inter)?;
-    let up = side.linear(&format!("{at}.up_proj"), x, inter)?;
-    side.linear(&format!("{at}.down_proj"), &side.swiglu(&gate, &up), x.cols)
+/// Gate, up and down of the MLP called `module` below `layer`.
+fn dense(side: &Side<'_>, layer: &str, module: &str, x: &Grid, trace: &mut Trace<'_>) -> Result<Grid> {
+    let linear = |name: &str, x: &Grid, rows: usize, trace: &mut Trace<'_>| -> Result<Grid> {
+        let name = format!("{module}.{name}");
+        Ok(trace.keep(&name, side.linear(&format!("{layer}.{name}"), x, rows)?))
+    };
+    let inter = side.rows(&format!("{layer}.{module}.gate_proj"))?;
+    let gate = linear("gate_proj", x, inter, trace)?;
+    let up = linear("up_proj", x, inter, trace)?;
+    linear("down_proj", &side.swiglu(&gate, &up), x.cols, trace)
 }
 
 /// A token's scores, f32: `values` make the weights, `ranks` the choice.
@@ -73,7 +77,13 @@ struct Scores {
     ranks: Vec<f32>,
 }
 
-fn scores(side: &Side<'_>, at: &str, x: &Grid, router: &Router, trace: &mut Trace) -> Result<Vec<Scores>> {
+fn scores(
+    side: &Side<'_>,
+    at: &str,
+    x: &Grid,
+    router: &Router,
+    trace: &mut Trace<'_>,
+) -> Result<Vec<Scores>> {
     let gate = format!("{at}.gate");
     let experts = side.rows(&gate)?;
     let logits = side.product(&format!("{gate}.weight"), x, experts)?;
@@ -83,22 +93,27 @@ fn scores(side: &Side<'_>, at: &str, x: &Grid, router: &Router, trace: &mut Trac
     let logits = trace.keep("mlp.gate", Grid::new(x.rows, experts, logits));
     let bias = format!("{gate}.e_score_correction_bias");
     let bias = if side.has(&bias) { Some(side.vector(&bias, experts)?) } else { None };
-    let rows = (0..x.rows).map(|token| {
+    let mut values = Vec::with_capacity(x.rows * experts);
+    for token in 0..x.rows {
         let row = logits.row(token);
-        let values: Vec<f32> = if router.sigmoid {
-            row.iter().map(|v| math::sigmoid(f64::from(*v)) as f32).collect()
+        if router.sigmoid {
+            values.extend(row.iter().map(|v| math::sigmoid(f64::from(*v)) as f32));
         } else {
             let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let e: Vec<f64> = row.iter().map(|v| math::exp(f64::from(*v) - f64::from(top))).collect();
             let sum: f64 = e.iter().sum();
-            e.iter().map(|v| (v / sum) as f32).collect()
-        };
-        let ranks = match &bias {
-            Some(bias) => values.iter().zip(bias).map(|(v, b)| v + b).collect(),
-            None => values.clone(),
-        };
-        Scores { values, ranks }
-    });
+            values.extend(e.iter().map(|v| (v / sum) as f32));
+        }
+    }
+    let values = Grid::new(x.rows, experts, values);
+    let ranks = match &bias {
+        None => values.clone(),
+        Some(bias) => {
+            let sums = values.data.iter().enumerate().map(|(i, v)| v + bias[i % experts]);
+            trace.keep("mlp.gate.e_score_correction_bias", Grid::new(x.rows, experts, sums.collect()))
+        }
+    };
+    let rows = (0..x.rows).map(|t| Scores { values: values.row(t).to_vec(), ranks: ranks.row(t).to_vec() });
     Ok(rows.collect())
 }
 

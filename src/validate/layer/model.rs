@@ -1,9 +1,9 @@
 //! The model level: token ids to logits.
 
-use super::block::block;
+use super::block::{Trace, block};
 use super::math;
 use super::side::{Grid, Side};
-use super::{MODEL_LIMIT, TOKENS, check, compare, refused, shared};
+use super::{Limits, TOKENS, check, compare, refused, shared};
 use crate::checkpoint::{Kind, Part};
 use crate::error::{Error, Result};
 use crate::report::model::{LayerRow, Level, Verdict};
@@ -24,8 +24,8 @@ pub(super) fn run(
     let actual = (|| {
         let mut actual = embed(artifact, &ids)?;
         for index in 0..source.arch.layers {
-            let wanted = block(source, index, &golden, None)?;
-            let found = block(artifact, index, &actual, Some(&wanted.choices))?;
+            let wanted = block(source, index, &golden, None, &mut Trace::default())?;
+            let found = block(artifact, index, &actual, Some(&wanted.choices), &mut Trace::default())?;
             if let (Some(a), Some(b)) = (&wanted.choices.experts, &found.choices.experts) {
                 agreement.push(shared(&a.experts, &b.experts));
             }
@@ -43,8 +43,9 @@ pub(super) fn run(
         }
     };
     let golden = head(source, &golden)?;
-    let metrics = compare(&actual, &golden);
-    let good = metrics.calc_diff.is_some_and(|v| v <= MODEL_LIMIT);
+    let limit = Limits::of(artifact).model;
+    let metrics = compare(&actual, &golden, limit);
+    let good = metrics.calc_diff.is_some_and(|v| v <= limit);
     let (divergence, same) = distributions(&golden, &actual);
     let note = format!(
         "logits of {TOKENS} seeded tokens: KL divergence {divergence:.2e} nats, same top token for {same} of {TOKENS}"
@@ -53,7 +54,7 @@ pub(super) fn run(
     let mut judged = check("model-logits", None, verdict, note.clone());
     judged.level = Level::Model;
     judged.metric = Some("calc_diff".into());
-    (judged.value, judged.limit) = (metrics.calc_diff, Some(MODEL_LIMIT));
+    (judged.value, judged.limit) = (metrics.calc_diff, Some(limit));
     outcome.checks.push(judged);
     let count = agreement.len() as f64;
     outcome.rows.push(LayerRow {
