@@ -8,6 +8,7 @@ mod convert;
 mod diff;
 mod finalize;
 mod inspect;
+mod kernels;
 mod plan;
 mod progress;
 mod shell;
@@ -141,6 +142,21 @@ enum Command {
         /// Threads
         #[arg(long)]
         jobs: Option<usize>,
+    },
+    /// Reference kernels in C, NumPy and ONNX with golden vectors, for whoever writes a chip's kernels
+    Kernels {
+        /// Folder of the pack; it appears complete or not at all
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Only the kernels of this target's schemes
+        #[arg(long, value_name = "ID")]
+        target: Option<String>,
+        /// Only the kernels of this scheme
+        #[arg(long, value_name = "NAME")]
+        scheme: Option<String>,
+        /// Add cases with this checkpoint's own quantized weights
+        #[arg(long, value_name = "CHECKPOINT")]
+        from: Option<PathBuf>,
     },
     /// Re-hash an artifact against its manifest
     Verify {
@@ -381,6 +397,15 @@ fn dispatch(command: Command, ui: &Ui) -> Result<u8> {
         }
         Command::Check { dir, target, engine } => check::run(&dir, target.as_deref(), engine.as_deref(), ui),
         Command::Diff { a, b, jobs: asked } => diff::run(&a, &b, jobs(asked)?, ui),
+        Command::Kernels { output, target, scheme, from } => {
+            let request = kernels::Request {
+                out: &output,
+                target: target.as_deref(),
+                scheme: scheme.as_deref(),
+                from: from.as_deref(),
+            };
+            kernels::run(&request, ui)
+        }
         Command::Verify { out, jobs: asked } => verify::run(&out, jobs(asked)?, ui),
         Command::Completions { shell } => shell::completions(shell, ui),
         Command::Man => shell::man(ui),

@@ -19,6 +19,8 @@ pub struct Draft {
     pub class: &'static str,
     /// Parameters.
     pub params: Map<String, Value>,
+    /// The part of a checkpoint that the inputs are from, for cases of real weights.
+    pub tensor: Option<String>,
     /// Inputs by argument name.
     pub inputs: Arrays,
     /// Formats of the outputs; an optional output that is not listed is not computed.
@@ -33,6 +35,7 @@ impl Draft {
             name: class.to_owned(),
             class,
             params: Map::new(),
+            tensor: None,
             inputs: Arrays::new(),
             wanted: BTreeMap::new(),
         }
@@ -75,20 +78,27 @@ impl Draft {
                 .expected(e.expected_text().unwrap_or("a result"))
                 .found(e.found_text().unwrap_or("an error"))
         })?;
-        let Draft { name, class, params, inputs, .. } = self;
-        Ok(Case { kernel: kernel.name, name, class, params, inputs, outputs })
+        let Draft { name, class, params, tensor, inputs, .. } = self;
+        Ok(Case { kernel: kernel.name, name, class, params, tensor, inputs, outputs })
     }
 }
 
-/// Every case of the kernels that `selection` accepts, in the order of the catalog. A kernel that the catalog lacks has no
-/// cases.
+/// Every case of the kernels that `selection` accepts, in the order of the catalog.
 ///
 /// # Errors
 /// As [`Draft::compute`].
 pub fn cases(selection: &dyn Fn(&str) -> bool) -> Result<Vec<Case>> {
+    cases_where(selection, &|_| true)
+}
+
+/// The cases that `wanted` accepts of the kernels that `selection` accepts, in the order of the catalog.
+///
+/// # Errors
+/// As [`Draft::compute`].
+pub fn cases_where(selection: &dyn Fn(&str) -> bool, wanted: &dyn Fn(&Draft) -> bool) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for kernel in catalog::kernels().filter(|k| selection(k.name)) {
-        for draft in drafts(kernel.name) {
+        for draft in drafts(kernel.name).into_iter().filter(|d| wanted(d)) {
             cases.push(draft.compute(kernel)?);
         }
     }

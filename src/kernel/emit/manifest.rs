@@ -19,6 +19,8 @@ pub struct Case {
     pub class: &'static str,
     /// Parameters that differ from the defaults or that a reader should see.
     pub params: Map<String, Value>,
+    /// The part of a checkpoint that the inputs are from, for cases of real weights.
+    pub tensor: Option<String>,
     /// Inputs by argument name.
     pub inputs: Arrays,
     /// Results by argument name, in the formats wanted.
@@ -49,6 +51,8 @@ struct CaseEntry<'a> {
     case: &'a str,
     class: &'a str,
     params: &'a Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensor: Option<&'a str>,
     inputs: BTreeMap<&'a str, ArrayEntry<'a>>,
     outputs: BTreeMap<&'a str, ArrayEntry<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,6 +87,7 @@ pub(super) fn entry(case: &Case, onnx: bool) -> serde_json::Result<String> {
         case: &case.name,
         class: case.class,
         params: &case.params,
+        tensor: case.tensor.as_deref(),
         inputs: describe(case, &case.inputs, None),
         outputs: describe(case, &case.outputs, case.tolerance()),
         onnx: onnx.then(|| case.onnx_file()),

@@ -46,7 +46,11 @@ pub(super) fn drafts(kernel: &'static str) -> Vec<Draft> {
         "layout_nz" => drafts.push(case("gaussian", Dtype::I8, Dtype::I8, &[33, 70]).suffix("i8")),
         "layout_nz_inverse" => {
             drafts.push(case("gaussian", Dtype::I8, Dtype::I8, &[3, 3, 16, 32]).suffix("i8"));
-            // An input cannot tell how much of it is padding: the output has the shape wanted of it.
+            let cut = case("gaussian", dtype, out, usual).suffix("cut");
+            drafts.push(cut.param("rows", 19).param("cols", 35));
+        }
+        "layout_ue8m0_unpack" => {
+            drafts.push(case("gaussian", dtype, out, usual).suffix("cut").param("cols", 10));
         }
         "layout_interleave" | "layout_deinterleave" => {
             drafts.push(case("gaussian", Dtype::BF16, Dtype::BF16, &[6, 5]).suffix("bf16"));
