@@ -94,6 +94,7 @@ impl Builder {
         attributes: Vec<(&'static str, Attribute<'_>)>,
         shapes: Vec<Vec<usize>>,
     ) -> Vec<Value> {
+        // Nodes themselves have no names: that of the result is enough to find one.
         let name = format!("{}{}_{}", self.prefix, op.to_lowercase(), self.graph.node.len());
         let single = shapes.len() == 1;
         let results: Vec<Value> = shapes
@@ -102,7 +103,6 @@ impl Builder {
             .map(|(i, shape)| Value { name: if single { name.clone() } else { format!("{name}_{i}") }, shape })
             .collect();
         self.graph.node.push(NodeProto {
-            name,
             op_type: op.to_owned(),
             input: inputs.iter().map(|v| v.name.clone()).collect(),
             output: results.iter().map(|v| v.name.clone()).collect(),
@@ -244,21 +244,15 @@ impl Builder {
         self.node("Gather", &[value, indices], vec![("axis", Attribute::Int(axis as i64))], shape)
     }
 
-    /// `value` cut into single elements of its first axis, which the results lack.
+    /// `value` cut into single elements of its first axis, which the results keep.
     pub(super) fn unstack(&mut self, value: &Value) -> Vec<Value> {
-        let (count, rest) = (value.dim(0), value.shape[1..].to_vec());
+        let count = value.dim(0);
         if count <= 1 {
-            return (0..count).map(|_| self.reshape(value, &rest)).collect();
+            return vec![value.clone(); count];
         }
+        let one = [&[1], &value.shape[1..]].concat();
         let sizes = self.i64s(&vec![1; count]);
-        let one = [&[1], &rest[..]].concat();
-        let parts = self.nodes(
-            "Split",
-            &[value, &sizes],
-            vec![("axis", Attribute::Int(0))],
-            vec![one; count],
-        );
-        parts.iter().map(|part| self.reshape(part, &rest)).collect()
+        self.nodes("Split", &[value, &sizes], vec![("axis", Attribute::Int(0))], vec![one; count])
     }
 
     /// Reduces `axes`, which stay with length 1.

@@ -124,14 +124,13 @@ impl Frame<'_> {
         let high = product(self, &a[0], &b[0]);
         let mut low: Option<Value> = None;
         for (i, a) in a.iter().enumerate() {
-            for (j, b) in b.iter().enumerate().filter(|(j, _)| i + j > 0) {
+            for (_, b) in b.iter().enumerate().filter(|(j, _)| i + j > 0) {
                 let part = product(self, a, b);
                 // Exact: multiples of 2^-32 below 2^21.
                 low = Some(match low {
                     Some(low) => self.b.binary("Add", &low, &part),
                     None => part,
                 });
-                let _ = j;
             }
         }
         let rounded = match low {
@@ -169,7 +168,7 @@ impl Frame<'_> {
 
     /// Sums of products in the order of the last axis, from +0, in `dtype`: `[blocks, m, block]` and `[blocks, n, block]`
     /// give `[blocks, m, n]`. `None` for long sums.
-    fn sequential_dots(&mut self, a: &Value, b: &Value, dtype: DataType) -> Option<Value> {
+    pub(super) fn sequential_dots(&mut self, a: &Value, b: &Value, dtype: DataType) -> Option<Value> {
         let ([count, m, block], n) = ([a.dim(0), a.dim(1), a.dim(2)], b.dim(1));
         if block > MAX_STEPS {
             return None;
@@ -215,12 +214,13 @@ impl Frame<'_> {
     }
 
     /// +0 plus the elements of the first axis, one after the other.
-    fn chain(&mut self, terms: &Value) -> Value {
+    pub(super) fn chain(&mut self, terms: &Value) -> Value {
         let terms = self.b.unstack(terms);
         let mut acc = terms[0].clone();
         for term in &terms[1..] {
             acc = self.b.binary("Add", &acc, term);
         }
+        let acc = self.b.reshape(&acc, &acc.shape[1..]);
         let zero = self.b.f32(0.0);
         self.plus_zero(&acc, &zero)
     }

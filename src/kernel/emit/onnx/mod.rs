@@ -67,10 +67,8 @@ for case in json.load(open('manifest.json'))['cases']:
 ";
 
 /// What a reader of a graph has to know about its inputs and outputs.
-const DOC: &str = "Every argument is an input of its name with the shape of the .npy. 4-bit codes and E8M0 are UINT8 as stored \
-                   (even element in the low nibble; 2^(code - 127)). FP8 and BF16 inputs have their ONNX types; from Python \
-                   use OrtValue.ortvalue_from_numpy_with_onnx_type. BF16 outputs leave as FLOAT holding BF16 values. Sums in \
-                   DOUBLE are exact in any order; every other sum is a chain of Add or a Scan.";
+const DOC: &str = "4-bit codes and E8M0 enter as UINT8 as in the .npy; BF16 results leave as FLOAT. Sums are exact, or in \
+                   the order of the nodes. README.md says how to run it.";
 
 /// The graph of a kernel for the formats, shapes and parameters of a golden case, as serialized `ModelProto`; `None` where
 /// the kernel, or this case of it, cannot be expressed exactly (see the module's documentation).

@@ -200,6 +200,15 @@ impl<'a> Frame<'a> {
         self.b.cast(&rounded, DataType::FLOAT)
     }
 
+    /// `x · (1 / y)`, two roundings. Negated twice, because onnxruntime's optimizer makes one division of a product with
+    /// `1 / y`; rounding to nearest is symmetric.
+    pub(super) fn times_reciprocal(&mut self, x: &Value, y: &Value) -> Value {
+        let minus_one = self.b.f32(-1.0);
+        let reciprocal = self.b.binary("Div", &minus_one, y);
+        let product = self.b.binary("Mul", x, &reciprocal);
+        self.b.unary("Neg", &product)
+    }
+
     /// `value` with +0 for −0, which the first sum from +0 makes of it.
     pub(super) fn plus_zero(&mut self, value: &Value, zero: &Value) -> Value {
         let is_zero = self.b.binary("Equal", value, zero);

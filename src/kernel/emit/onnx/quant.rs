@@ -4,7 +4,7 @@
 //! counted: how many thresholds lie below a value. That has no rounding at all, unlike a logarithm.
 
 use super::builder::Value;
-use super::operand::Frame;
+use super::operand::{Call, Frame};
 use crate::dtype::Dtype;
 use crate::onnx_protobuf::tensor_proto::DataType;
 
@@ -41,6 +41,16 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
+    /// The rows and columns of a block that the parameters ask for, or the recipe's own.
+    pub(super) fn block(self, call: &Call<'_>, shape: [usize; 2]) -> [usize; 2] {
+        call.block(self.block, shape)
+    }
+
+    /// The recipe's own rows and columns of a block.
+    pub(super) fn whole_block(self, shape: [usize; 2]) -> [usize; 2] {
+        [0, 1].map(|i| if self.block[i] == 0 { shape[i].max(1) } else { self.block[i] })
+    }
+
     /// The recipe of a name.
     pub(super) fn named(name: &str) -> Option<Self> {
         let base = Recipe {
@@ -92,7 +102,7 @@ impl Recipe {
 pub(super) fn by_recipe(f: &mut Frame<'_>) -> Option<()> {
     let recipe = Recipe::named(f.call.kernel.strip_prefix("quant_")?)?;
     let x = f.floats("x")?;
-    let block = f.call.block(recipe.block, [x.dim(0), x.dim(1)]);
+    let block = recipe.block(f.call, [x.dim(0), x.dim(1)]);
     quantize(f, recipe, &x, block, ["codes", "scale"])
 }
 
@@ -225,8 +235,7 @@ pub(super) fn quantize(
     let y = match recipe.encoding {
         Encoding::Divide | Encoding::E2m1Even | Encoding::Int8 => f.b.binary("Div", &x, &scale),
         Encoding::Reciprocal | Encoding::E2m1Down => {
-            let reciprocal = f.b.binary("Div", &one, &scale);
-            f.b.binary("Mul", &x, &reciprocal)
+            f.times_reciprocal(&x, &scale)
         }
         Encoding::OverAmax => {
             let top = f.b.f32(448.0);
