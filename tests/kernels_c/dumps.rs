@@ -124,10 +124,12 @@ fn an_equal_dump_is_equal_in_every_format() {
 fn the_matrix_unit_behind_a_dump_is_found() {
     let case = "gemm_fp8_block/gaussian-r2-k16-f10-rne";
     let golden = golden(case, "C");
-    let fit = |file: &Path, case: &str| run_in(pack(), fast(), &["--fit", file.to_str().unwrap(), "--case", case]);
+    let fit =
+        |file: &Path, case: &str| run_in(pack(), fast(), &["--fit", file.to_str().unwrap(), "--case", case]);
     let found = fit(&golden, case);
     assert_eq!(found.code, 0, "{}{}", found.stdout, found.stderr);
-    let unit = "mode=R2 order=d*(sa*sb) fma=false mma_k=16 fraction_bits=10 rounding=rne promote_every=128: 0 of";
+    let unit =
+        "mode=R2 order=d*(sa*sb) fma=false mma_k=16 fraction_bits=10 rounding=rne promote_every=128: 0 of";
     assert!(found.stdout.contains(unit), "{}", found.stdout);
     assert!(!found.stdout.contains("mode=R0") && !found.stdout.contains("truncate"), "{}", found.stdout);
 
@@ -140,7 +142,11 @@ fn the_matrix_unit_behind_a_dump_is_found() {
     let closest = fit(&dump, case);
     assert_eq!(closest.code, 1);
     assert!(closest.stdout.starts_with("closest: mode=R2"), "{}", closest.stdout);
-    assert!(closest.stdout.contains("rounding=rne") && closest.stdout.contains(": 1 of "), "{}", closest.stdout);
+    assert!(
+        closest.stdout.contains("rounding=rne") && closest.stdout.contains(": 1 of "),
+        "{}",
+        closest.stdout
+    );
     assert_eq!(fit(&dump, "gemm_w8a8/gaussian").code, 2);
 }
 
