@@ -1,4 +1,6 @@
-/* kernels.c: reference kernels for chips that run quantized language models, written by silicast.
+/* SPDX-License-Identifier: Apache-2.0
+
+   kernels.c: reference kernels for chips that run quantized language models, written by silicast.
 
    WHAT THIS IS.  One file of C99 that defines, to the last bit, what matrix products, quantizers, norms, attention,
    experts, caches and layouts of a converted model compute. It is also valid C11 and C++11. It needs no mathematics
