@@ -1,14 +1,15 @@
 /* ============================== Self-test ============================== */
 
-/* Names what of this build or processor state would change results, NULL if nothing does. Operands are volatile, so that the
-   operations happen at run time. */
+/* Names what of this build or processor state would change results, NULL if nothing does. Operands are volatile, so
+   that the operations happen at run time. */
 static const char *sc_self_test(void) {
     volatile uint32_t bits;
     volatile float a, b, c;
     volatile double x, y;
     /* Numerators, denominators and quotients; the product with the rounded reciprocal differs. */
-    static const uint32_t QUOTIENTS[3][3] = {
-        {0x41BD2DFFu, 0x42BD29E2u, 0x3E8002C9u}, {0x42B47B8Eu, 0x4080E8B9u, 0x41B335BAu}, {0x41B38BF6u, 0x422B287Du, 0x3F0645FBu}};
+    static const uint32_t QUOTIENTS[3][3] = {{0x41BD2DFFu, 0x42BD29E2u, 0x3E8002C9u},
+                                             {0x42B47B8Eu, 0x4080E8B9u, 0x41B335BAu},
+                                             {0x41B38BF6u, 0x422B287Du, 0x3F0645FBu}};
     size_t i;
 #if defined(__FAST_MATH__)
     return "built with fast-math: build without -ffast-math and -Ofast";
@@ -18,6 +19,16 @@ static const char *sc_self_test(void) {
     if (sizeof(float) != 4 || sizeof(double) != 8 || sc_bits_of(-1.5f) != 0xBFC00000u ||
         sc_bits_of64(-1.5) != UINT64_C(0xBFF8000000000000))
         return "float and double are not IEEE binary32 and binary64";
+
+    /* Ties to even, and the same on both sides of 0. */
+    a = 1.0f;
+    b = 5.9604644775390625e-8f; /* 2^-24 */
+    c = 1.00000011920928955078125f;
+    if (sc_bits_of(sc_add(a, b)) != 0x3F800000u || sc_bits_of(sc_add(c, b)) != 0x3F800002u ||
+        sc_bits_of(sc_sub(-a, b)) != 0xBF800000u || sc_bits_of(sc_sub(-c, b)) != 0xBF800002u)
+        return "the rounding mode is not to nearest, ties to even";
+    x = 1.00000017881393432617187500; /* 1 + 1.5 * 2^-23, a tie of binary32 */
+    if (sc_bits_of(sc_narrow(x)) != 0x3F800002u) return "binary64 is not rounded to binary32 to nearest even";
 
     /* (1 + 2^-13)(1 - 2^-13) - 1 is -2^-26 fused, and 0 with a rounding of the product. */
     bits = 0x3F800400u;
@@ -44,20 +55,11 @@ static const char *sc_self_test(void) {
     bits = 1;
     a = sc_from_bits(bits);
     b = 8388608.0f;
-    if (sc_bits_of(sc_mul(a, b)) != 0x00800000u || sc_bits_of(sc_add(a, a)) != 2) return "subnormal operands are treated as zero";
+    if (sc_bits_of(sc_mul(a, b)) != 0x00800000u || sc_bits_of(sc_add(a, a)) != 2)
+        return "subnormal operands are treated as zero";
     x = sc_from_bits64(1);
     y = 2.0;
     if (sc_bits_of64(sc_mul64(x, y)) != 2) return "subnormal operands are treated as zero";
-
-    /* Ties to even, and the same on both sides of 0. */
-    a = 1.0f;
-    b = 5.9604644775390625e-8f; /* 2^-24 */
-    c = 1.00000011920928955078125f;
-    if (sc_bits_of(sc_add(a, b)) != 0x3F800000u || sc_bits_of(sc_add(c, b)) != 0x3F800002u ||
-        sc_bits_of(sc_sub(-a, b)) != 0xBF800000u || sc_bits_of(sc_sub(-c, b)) != 0xBF800002u)
-        return "the rounding mode is not to nearest, ties to even";
-    x = 1.00000017881393432617187500; /* 1 + 1.5 * 2^-23, a tie of binary32 */
-    if (sc_bits_of(sc_narrow(x)) != 0x3F800002u) return "binary64 is not rounded to binary32 to nearest even";
 
     for (i = 0; i < 3; i++) {
         a = sc_from_bits(QUOTIENTS[i][0]);
@@ -75,8 +77,8 @@ static const char *sc_self_test(void) {
     a = 1.0f;
     b = 2.0f;
     x = 2.0;
-    if (sc_bits_of(sc_exp(a)) != 0x402DF854u || sc_bits_of(sc_log1p(a)) != 0x3F317218u || sc_bits_of(sc_sqrt(b)) != 0x3FB504F3u ||
-        sc_bits_of64(sc_sqrt64(x)) != UINT64_C(0x3FF6A09E667F3BCD))
+    if (sc_bits_of(sc_exp(a)) != 0x402DF854u || sc_bits_of(sc_log1p(a)) != 0x3F317218u ||
+        sc_bits_of(sc_sqrt(b)) != 0x3FB504F3u || sc_bits_of64(sc_sqrt64(x)) != UINT64_C(0x3FF6A09E667F3BCD))
         return "exp, log1p or sqrt give other bits than they must";
     return NULL;
 #endif

@@ -66,7 +66,7 @@ fn scaled(kernel: &'static str, elements: &[Dtype], block: [usize; 2], scales: &
                     "gaussian" => [9, 288],
                     "ragged" => [1, 96],
                     "empty" => [0, 96],
-                    "tails" if block[0] > 1 => [144, 200],
+                    "tails" if block[0] > 1 => [130, 136],
                     "tails" => [5, 160],
                     _ => [4, 160],
                 };

@@ -109,7 +109,7 @@ fn swiglu(kernel: &'static str) -> Vec<Draft> {
     let quantizes = kernel == "swiglu_quant";
     let case = |class: &'static str, limit: f64| {
         let [m, i] = match class {
-            "bf16-sweep" => [255, 128],
+            "bf16-sweep" => [64, 128],
             "exponent-sweep" => [30, 64],
             "ragged" => [1, 65],
             "empty" => [0, 64],
