@@ -10,7 +10,7 @@ use crate::io::output::OutputDir;
 use crate::io::source::{SourceDir, exists};
 use crate::kernel::emit::{self, EmittedFile, Slice, select};
 use crate::targets::{self, Preset, Target};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// What the command was asked for.
@@ -27,7 +27,7 @@ struct Document {
     files: usize,
     bytes: u64,
     kernels: Vec<String>,
-    cases: usize,
+    cases: u64,
     slices: Vec<SliceRow>,
 }
 
@@ -126,16 +126,9 @@ fn write(out: &Path, empty: bool, files: &[EmittedFile]) -> Result<()> {
     let lock = RunLock::exclusive(&dir)?;
     // What a killed run left.
     dir.clear()?;
-    let written = files
-        .iter()
-        .map(|file| {
-            let open = dir.create_file(&file.path)?;
-            open.write_all_at(&file.bytes, 0)?;
-            Ok(open)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    for file in written {
-        file.sync()?;
+    // Not synced one by one: that takes a minute for thousands of files on a busy disk, and a pack can be made again.
+    for file in files {
+        dir.create_file(&file.path)?.write_all_at(&file.bytes, 0)?;
     }
     lock.remove_files(&dir)?;
     if empty { dir.replace_in_place(out) } else { dir.rename_into_place(out) }
@@ -143,24 +136,14 @@ fn write(out: &Path, empty: bool, files: &[EmittedFile]) -> Result<()> {
 
 fn report(out: &Path, files: &[EmittedFile], slices: Vec<Slice>, ui: &Ui) -> Result<u8> {
     let bytes = files.iter().map(|f| f.bytes.len() as u64).sum();
-    let (mut kernels, mut cases) = (Vec::new(), std::collections::BTreeSet::new());
-    for file in files {
-        // golden/KERNEL.CASE.ARG.npy
-        let mut parts = file.path.strip_prefix("golden/").unwrap_or_default().split('.');
-        if let (Some(kernel), Some(case)) = (parts.next(), parts.next()) {
-            cases.insert((kernel, case));
-            if kernels.last().is_none_or(|k| k != kernel) {
-                kernels.push(kernel.to_owned());
-            }
-        }
-    }
+    let (kernels, cases) = contents(files);
     if ui.json() {
         ui.document(&Document {
             out: out.display().to_string(),
             files: files.len(),
             bytes,
             kernels,
-            cases: cases.len(),
+            cases,
             slices: slices.into_iter().map(|s| SliceRow { class: s.class, tensor: s.tensor }).collect(),
         })?;
         return Ok(0);
@@ -173,9 +156,33 @@ fn report(out: &Path, files: &[EmittedFile], slices: Vec<Slice>, ui: &Ui) -> Res
         "{}: {} kernels, {} cases{from}, {} in {} files; README.md says how to build and compare",
         out.display(),
         kernels.len(),
-        count(cases.len() as u64),
+        count(cases),
         size(bytes),
         count(files.len() as u64),
     ));
     Ok(0)
+}
+
+/// The kernels of a pack and how many cases they have, from the lines of its manifest.
+fn contents(files: &[EmittedFile]) -> (Vec<String>, u64) {
+    let manifest = files.iter().find(|f| f.path == "manifest.json");
+    let manifest: Option<Manifest> = manifest.and_then(|f| serde_json::from_slice(&f.bytes).ok());
+    let cases = manifest.map_or_else(Vec::new, |m| m.cases);
+    let mut kernels: Vec<String> = Vec::new();
+    for case in &cases {
+        if !kernels.contains(&case.kernel) {
+            kernels.push(case.kernel.clone());
+        }
+    }
+    (kernels, cases.len() as u64)
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    cases: Vec<ManifestCase>,
+}
+
+#[derive(Deserialize)]
+struct ManifestCase {
+    kernel: String,
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make and read their own files")]
 
 pub mod binary;
+pub mod cases;
 pub mod inputs;
 pub mod model;
 pub mod oracle;

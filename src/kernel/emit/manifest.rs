@@ -28,14 +28,9 @@ pub struct Case {
 }
 
 impl Case {
-    /// Path of an argument's file in the pack.
-    pub fn file(&self, arg: &str) -> String {
-        format!("golden/{}.{}.{arg}.npy", self.kernel, self.name)
-    }
-
-    /// Path of the case's ONNX graph in the pack.
-    pub fn onnx_file(&self) -> String {
-        format!("onnx/{}.{}.onnx", self.kernel, self.name)
+    /// Name of an argument's array: its file in the pack is `golden/<name>.npy`, unless an earlier case has the same array.
+    pub fn array_name(&self, arg: &str) -> String {
+        format!("{}.{}.{arg}", self.kernel, self.name)
     }
 
     /// How far an output may be from the golden one, as a share of the largest magnitude; `None` for bit equality.
@@ -53,44 +48,48 @@ struct CaseEntry<'a> {
     params: &'a Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor: Option<&'a str>,
-    inputs: BTreeMap<&'a str, ArrayEntry<'a>>,
-    outputs: BTreeMap<&'a str, ArrayEntry<'a>>,
+    inputs: BTreeMap<String, ArrayEntry>,
+    outputs: BTreeMap<String, ArrayEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     onnx: Option<String>,
 }
 
 #[derive(Serialize)]
-struct ArrayEntry<'a> {
+struct ArrayEntry {
     file: String,
     dtype: &'static str,
-    shape: &'a [usize],
+    shape: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tolerance: Option<f64>,
 }
 
-/// The entry of one case, as one line of JSON. `onnx` says whether the case has a graph.
-pub(super) fn entry(case: &Case, onnx: bool) -> serde_json::Result<String> {
-    fn describe<'a>(
-        case: &Case,
-        arrays: &'a Arrays,
-        tolerance: Option<f64>,
-    ) -> BTreeMap<&'a str, ArrayEntry<'a>> {
-        let one = |(name, array): (&'a String, &'a Array)| {
-            let file = case.file(name);
-            let entry = ArrayEntry { file, dtype: array.dtype.golden_name(), shape: &array.shape, tolerance };
-            (name.as_str(), entry)
+/// The entry of one case, as one line of JSON. `file` names the file of an array; `onnx` that of the graph.
+pub(super) fn entry(
+    case: &Case,
+    file: &dyn Fn(&Array) -> String,
+    onnx: Option<String>,
+) -> serde_json::Result<String> {
+    let describe = |arrays, tolerance| {
+        let one = |(name, array): (&String, &Array)| {
+            let entry = ArrayEntry {
+                file: file(array),
+                dtype: array.dtype.golden_name(),
+                shape: array.shape.clone(),
+                tolerance,
+            };
+            (name.clone(), entry)
         };
-        arrays.iter().map(one).collect()
-    }
+        Arrays::iter(arrays).map(one).collect()
+    };
     serde_json::to_string(&CaseEntry {
         kernel: case.kernel,
         case: &case.name,
         class: case.class,
         params: &case.params,
         tensor: case.tensor.as_deref(),
-        inputs: describe(case, &case.inputs, None),
-        outputs: describe(case, &case.outputs, case.tolerance()),
-        onnx: onnx.then(|| case.onnx_file()),
+        inputs: describe(&case.inputs, None),
+        outputs: describe(&case.outputs, case.tolerance()),
+        onnx,
     })
 }
 

@@ -20,7 +20,9 @@ pub use slices::Slice;
 
 use crate::dtype::scheme::Scheme;
 use crate::error::{Error, Result};
+use crate::kernel::reference::array::Array;
 use crate::kernel::reference::catalog;
+use std::collections::BTreeMap;
 
 /// A file of a kernel pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +49,10 @@ const ARTIFACT_SLICES: usize = 12;
 pub fn pack(selection: &dyn Fn(&str) -> bool, slices: &[Slice]) -> Result<Vec<EmittedFile>> {
     let mut cases = golden::cases(selection)?;
     add_slices(&mut cases, slices, true, selection)?;
-    let mut files = files(&cases)?;
-    files.push(EmittedFile { path: "golden.safetensors".to_owned(), bytes: safetensors::write(&cases)? });
+    let names = distinct(&cases);
+    let mut files = files(&cases, &names)?;
+    let named = names.iter().map(|(array, name)| (name.as_str(), *array));
+    files.push(EmittedFile { path: "golden.safetensors".to_owned(), bytes: safetensors::write(named)? });
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
 }
@@ -68,7 +72,7 @@ pub fn artifact_pack(schemes: &[Scheme], slices: &[Slice]) -> Result<Vec<Emitted
         matches!(draft.name.as_str(), "gaussian" | "gaussian-bf16" | "all-codes" | "zero-block" | "ragged")
     })?;
     add_slices(&mut cases, &slices[..slices.len().min(ARTIFACT_SLICES)], false, &selection)?;
-    let mut files = files(&cases)?;
+    let mut files = files(&cases, &distinct(&cases))?;
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
 }
@@ -87,21 +91,40 @@ fn add_slices(
     Ok(())
 }
 
-/// Everything but the safetensors file.
-fn files(cases: &[Case]) -> Result<Vec<EmittedFile>> {
-    let file = |path: &str, bytes: Vec<u8>| EmittedFile { path: path.to_owned(), bytes };
-    let mut files = Vec::new();
-    let mut entries = Vec::with_capacity(cases.len());
+/// The distinct arrays of `cases` with the names that their first users give them. Variants of a case share most of their
+/// inputs, and recipes all of them.
+fn distinct(cases: &[Case]) -> Names<'_> {
+    let mut names = Names::new();
     for case in cases {
-        let graph = onnx::graph(case.kernel, &case.params, &case.inputs, &case.outputs)?;
-        let entry = manifest::entry(case, graph.is_some())
-            .map_err(|e| Error::internal("golden-manifest", "a golden case has no JSON form").found(e))?;
-        entries.push(entry);
-        files.extend(graph.map(|bytes| EmittedFile { path: case.onnx_file(), bytes }));
-        for (name, array) in case.inputs.iter().chain(&case.outputs) {
-            files.push(EmittedFile { path: case.file(name), bytes: npy::write(array) });
+        for (arg, array) in case.inputs.iter().chain(&case.outputs) {
+            names.entry(array).or_insert_with(|| case.array_name(arg));
         }
     }
+    names
+}
+
+type Names<'a> = BTreeMap<&'a Array, String>;
+
+/// Everything but the safetensors file.
+fn files(cases: &[Case], names: &Names<'_>) -> Result<Vec<EmittedFile>> {
+    let file = |path: &str, bytes: Vec<u8>| EmittedFile { path: path.to_owned(), bytes };
+    let path = |name: &str| format!("golden/{name}.npy");
+    let mut files = Vec::new();
+    let mut entries = Vec::with_capacity(cases.len());
+    let mut graphs: BTreeMap<Vec<u8>, String> = BTreeMap::new();
+    for case in cases {
+        // Cases of the same shapes and parameters have the same graph.
+        let graph = onnx::graph(case.kernel, &case.params, &case.inputs, &case.outputs)?;
+        let graph = graph.map(|bytes| {
+            graphs.entry(bytes).or_insert_with(|| format!("onnx/{}.{}.onnx", case.kernel, case.name)).clone()
+        });
+        let named = |array: &Array| path(names.get(array).map_or("", String::as_str));
+        let entry = manifest::entry(case, &named, graph)
+            .map_err(|e| Error::internal("golden-manifest", "a golden case has no JSON form").found(e))?;
+        entries.push(entry);
+    }
+    files.extend(names.iter().map(|(array, name)| EmittedFile { path: path(name), bytes: npy::write(array) }));
+    files.extend(graphs.into_iter().map(|(bytes, path)| EmittedFile { path, bytes }));
     files.push(file("manifest.json", manifest::document(&entries)));
     files.push(file("kernels.c", c::source().into_bytes()));
     files.push(file("kernels.py", SCRIPT.as_bytes().to_vec()));

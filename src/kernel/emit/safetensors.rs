@@ -1,26 +1,21 @@
 //! All arrays of a pack in one safetensors file with their native formats, for users of torch.
 
-use super::manifest::Case;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::reference::array::Array;
 use serde_json::{Map, Value, json};
 
-/// The file with the tensors `<kernel>.<case>.<argument>`. FP4 counts elements in its shape, as the format has it; 4-bit
-/// integers, which it lacks, stay packed bytes.
+/// The file with the named arrays. FP4 counts elements in its shape, as the format has it; 4-bit integers, which it lacks,
+/// stay packed bytes.
 ///
 /// # Errors
 /// Class Internal if the header cannot be written.
-pub(super) fn write(cases: &[Case]) -> Result<Vec<u8>> {
-    let mut tensors: Vec<(Dtype, String, &Array)> = Vec::new();
-    for case in cases {
-        for (arg, array) in case.inputs.iter().chain(&case.outputs) {
-            let dtype = array.dtype.safetensors_name().map_or(Dtype::U8, |_| array.dtype);
-            tensors.push((dtype, format!("{}.{}.{arg}", case.kernel, case.name), array));
-        }
-    }
+pub(super) fn write<'a>(arrays: impl Iterator<Item = (&'a str, &'a Array)>) -> Result<Vec<u8>> {
+    let mut tensors: Vec<(Dtype, &str, &Array)> = arrays
+        .map(|(name, array)| (array.dtype.safetensors_name().map_or(Dtype::U8, |_| array.dtype), name, array))
+        .collect();
     // Wide formats first: every tensor is aligned to its elements.
-    tensors.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    tensors.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut end = 0;
@@ -36,7 +31,7 @@ pub(super) fn write(cases: &[Case]) -> Result<Vec<u8>> {
             "shape": shape,
             "data_offsets": [start, end],
         });
-        header.insert(name.clone(), entry);
+        header.insert((*name).to_owned(), entry);
     }
     let mut text = serde_json::to_vec(&Value::Object(header))
         .map_err(|e| Error::internal("golden-safetensors", "a header has no JSON form").found(e))?;

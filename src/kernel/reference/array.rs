@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// A dense row-major tensor as golden sets store it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Array {
     /// Logical format of the elements. 4-bit formats are packed two to a byte along the last axis, even index low,
     /// unless a kernel's argument says one code per byte (then the dtype is `U8` or `I8`).

@@ -93,12 +93,15 @@ fn table(dtype: Dtype) -> [f64; 256] {
 
 /// Computes a product; `out` is `[m, n]`.
 pub(super) fn product(product: &Product<'_>, out: &mut [f32]) {
+    product_on(Isa::chosen(), product, out);
+}
+
+fn product_on(isa: Isa, product: &Product<'_>, out: &mut [f32]) {
     let Size { m, n, k } = product.size;
     out.fill(0.0);
     if k == 0 || n == 0 {
         return;
     }
-    let isa = Isa::chosen();
     let tables = [table(product.a.dtype), table(product.b.dtype)];
     let five = |f: &Factor<'_>| f.dtype == Dtype::F8E5M2;
     let whole = product.mode != Mode::Exact || five(&product.a) || five(&product.b);
@@ -317,7 +320,11 @@ pub(super) fn int8_dots(size: Size, a: &[i8], b: &[i8], put: impl FnMut(usize, u
         }
         return;
     }
-    dispatch(Isa::chosen(), Int8 { size, a, b, put });
+    int8_dots_on(Isa::chosen(), size, a, b, put);
+}
+
+fn int8_dots_on(isa: Isa, size: Size, a: &[i8], b: &[i8], put: impl FnMut(usize, usize, i64)) {
+    dispatch(isa, Int8 { size, a, b, put });
 }
 
 struct Int8<'a, F> {
@@ -360,6 +367,50 @@ impl<F: FnMut(usize, usize, i64)> Body for Int8<'_, F> {
                     (self.put)(first_row + i, col, *sum);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hardware::{Hardware, Order};
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let size = Size { m: 19, n: 7, k: 1000 };
+        let byte = |i: usize| (i.wrapping_mul(0x9E37_79B1) >> 13) as u8;
+        let codes = |n: usize| (0..n * size.k).map(byte).map(|c| if c & 0x7F == 0x7F { 0x11 } else { c });
+        let (a, b): (Vec<u8>, Vec<u8>) = (codes(size.m).collect(), codes(size.n).collect());
+        let scales: Vec<f32> = (1..=size.m * 8).map(|i| 1.0 / i as f32).collect();
+        let factor = |codes, rows: usize| Factor {
+            dtype: Dtype::F8E4M3,
+            codes,
+            scales: &scales[..rows * 8],
+            block: [1, 128],
+        };
+        for mode in [Mode::Exact, Mode::Sequential, Mode::Hardware(Hardware::default())] {
+            let scaling = Scaling::new(Order::Joint);
+            let [a, b] = [factor(&a[..], size.m), factor(&b[..], size.n)];
+            let product = Product { size, a, b, block: 128, accumulate: true, mode, scaling };
+            let results: Vec<Vec<u32>> = Isa::available()
+                .into_iter()
+                .map(|isa| {
+                    let mut out = vec![0.0; size.m * size.n];
+                    product_on(isa, &product, &mut out);
+                    out.iter().map(|x| x.to_bits()).collect()
+                })
+                .collect();
+            assert!(results.iter().all(|r| *r == results[0]), "{mode:?}");
+        }
+        let signed = |codes: &[u8]| codes.iter().map(|c| c.cast_signed()).collect::<Vec<i8>>();
+        let (a, b) = (signed(&a), signed(&b));
+        for isa in Isa::available() {
+            int8_dots_on(isa, size, &a, &b, |row, col, sum| {
+                let (a, b) = (&a[row * size.k..][..size.k], &b[col * size.k..][..size.k]);
+                let want: i64 = a.iter().zip(b).map(|(a, b)| i64::from(*a) * i64::from(*b)).sum();
+                assert_eq!(sum, want, "{} {row} {col}", isa.name());
+            });
         }
     }
 }

@@ -144,6 +144,12 @@ static void sc_print_escaped(FILE *out, const char *text, int xml) {
     }
 }
 
+/* Prints why something is unreadable; the exit status for that. */
+static int sc_compare_fail(const char *what, const char *why) {
+    fprintf(stderr, "kernels: %s: %s\n", what, why);
+    return 2;
+}
+
 typedef struct {
     const char *dir, *compare, *selected, *junit, *json;
     int list;
@@ -165,6 +171,14 @@ static int sc_selects(const char *selected, const sc_json *entry, const char **o
     return selected[n] == 0 || selected[n] == ':';
 }
 
+/* What became of a case; texts are kept for the files of results, whose first lines count them. */
+typedef struct {
+    const sc_json *entry;
+    int status;
+    char *text;
+} sc_result;
+
+/* Opens a file of results, or does nothing without a path. */
 static int sc_results_open(const char *path, FILE **out) {
     *out = NULL;
     if (!path) return 1;
@@ -173,68 +187,95 @@ static int sc_results_open(const char *path, FILE **out) {
     return *out != NULL;
 }
 
+static int sc_results_close(const char *path, FILE *out) {
+    int failed = ferror(out) != 0;
+    failed |= fclose(out) != 0;
+    if (failed) fprintf(stderr, "kernels: cannot write %s\n", path);
+    return !failed;
+}
+
+static int sc_write_junit(const char *path, const sc_result *results, unsigned long n, unsigned long failed) {
+    FILE *out;
+    unsigned long i;
+    if (!sc_results_open(path, &out)) return 0;
+    if (!out) return 1;
+    fprintf(out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    fprintf(out, "<testsuite name=\"kernels.c\" tests=\"%lu\" failures=\"%lu\">\n", n, failed);
+    for (i = 0; i < n; i++) {
+        fprintf(out, "  <testcase classname=\"");
+        sc_print_escaped(out, sc_kernel_of(results[i].entry), 1);
+        fprintf(out, "\" name=\"");
+        sc_print_escaped(out, sc_name_of(results[i].entry), 1);
+        if (results[i].status) {
+            fprintf(out, "\"><failure message=\"");
+            sc_print_escaped(out, results[i].text, 1);
+            fprintf(out, "\"/></testcase>\n");
+        } else {
+            fprintf(out, "\"/>\n");
+        }
+    }
+    fprintf(out, "</testsuite>\n");
+    return sc_results_close(path, out);
+}
+
+static int sc_write_json(const char *path, const sc_result *results, unsigned long n, unsigned long failed) {
+    static const char *const STATUS[] = {"ok", "fail", "unreadable"};
+    FILE *out;
+    unsigned long i;
+    if (!sc_results_open(path, &out)) return 0;
+    if (!out) return 1;
+    fprintf(out, "{\"schema_version\": 1, \"ok\": %lu, \"failed\": %lu, \"results\": [", n - failed, failed);
+    for (i = 0; i < n; i++) {
+        fprintf(out, "%s\n  {\"kernel\": \"", i ? "," : "");
+        sc_print_escaped(out, sc_kernel_of(results[i].entry), 0);
+        fprintf(out, "\", \"case\": \"");
+        sc_print_escaped(out, sc_name_of(results[i].entry), 0);
+        fprintf(out, "\", \"status\": \"%s\", \"message\": \"", STATUS[results[i].status]);
+        sc_print_escaped(out, results[i].text, 0);
+        fprintf(out, "\"}");
+    }
+    fprintf(out, "\n]}\n");
+    return sc_results_close(path, out);
+}
+
 /* Runs the cases of the manifest. */
 static int sc_run(const sc_options *options, const sc_json *cases) {
-    FILE *junit = NULL, *json = NULL;
     const sc_json *entry;
+    sc_result *results;
     char text[2048];
     const char *output;
-    unsigned long good = 0, failed = 0, total = 0;
-    int status = 0, first = 1;
-    if (!sc_results_open(options->junit, &junit) || !sc_results_open(options->json, &json)) {
-        if (junit) fclose(junit);
-        return 2;
-    }
+    unsigned long failed = 0, total = 0, n = 0, i;
+    int status = 0;
     for (entry = cases->first; entry; entry = entry->next)
         total += !options->selected || sc_selects(options->selected, entry, &output);
-    if (junit) fprintf(junit, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"kernels.c\" tests=\"%lu\">\n", total);
-    if (json) fprintf(json, "{\"schema_version\": 1, \"results\": [");
-    for (entry = cases->first; entry; entry = entry->next) {
-        int result;
-        if (options->selected && !sc_selects(options->selected, entry, &output)) continue;
-        result = sc_case_run(options->dir, entry, text, sizeof text);
-        printf("%s %s/%s%s%s\n", result ? "FAIL" : "ok", sc_kernel_of(entry), sc_name_of(entry), result ? " " : "", text);
-        if (result) failed++;
-        else good++;
-        if (result > status) status = result;
-        if (junit) {
-            fprintf(junit, "  <testcase classname=\"");
-            sc_print_escaped(junit, sc_kernel_of(entry), 1);
-            fprintf(junit, "\" name=\"");
-            sc_print_escaped(junit, sc_name_of(entry), 1);
-            if (result) {
-                fprintf(junit, "\"><failure message=\"");
-                sc_print_escaped(junit, text, 1);
-                fprintf(junit, "\"/></testcase>\n");
-            } else {
-                fprintf(junit, "\"/>\n");
-            }
-        }
-        if (json) {
-            fprintf(json, "%s\n  {\"kernel\": \"", first ? "" : ",");
-            sc_print_escaped(json, sc_kernel_of(entry), 0);
-            fprintf(json, "\", \"case\": \"");
-            sc_print_escaped(json, sc_name_of(entry), 0);
-            fprintf(json, "\", \"status\": \"%s\", \"message\": \"", result == 0 ? "ok" : result == 1 ? "fail" : "unreadable");
-            sc_print_escaped(json, text, 0);
-            fprintf(json, "\"}");
-            first = 0;
-        }
-    }
-    if (junit) {
-        fprintf(junit, "</testsuite>\n");
-        if (ferror(junit) | fclose(junit)) { fprintf(stderr, "kernels: cannot write %s\n", options->junit); status = 2; }
-    }
-    if (json) {
-        fprintf(json, "\n], \"ok\": %lu, \"failed\": %lu}\n", good, failed);
-        if (ferror(json) | fclose(json)) { fprintf(stderr, "kernels: cannot write %s\n", options->json); status = 2; }
-    }
     if (total == 0) {
         /* Success without a single case would prove nothing. */
         fprintf(stderr, "kernels: no such case\n");
-        status = 2;
+        return 2;
     }
-    printf("%s: %lu of %lu cases equal, %lu differ\n", status ? "FAIL" : "ok", good, total, failed);
+    results = (sc_result *)calloc(total, sizeof *results);
+    if (!results) return sc_compare_fail("results", "out of memory");
+    for (entry = cases->first; entry && n < total; entry = entry->next) {
+        sc_result *r = &results[n];
+        if (options->selected && !sc_selects(options->selected, entry, &output)) continue;
+        r->entry = entry;
+        r->status = sc_case_run(options->dir, entry, text, sizeof text);
+        printf("%s %s/%s%s%s\n", r->status ? "FAIL" : "ok", sc_kernel_of(entry), sc_name_of(entry), r->status ? " " : "", text);
+        r->text = (char *)malloc(strlen(text) + 1);
+        if (!r->text) {
+            status = sc_compare_fail("results", "out of memory");
+            break;
+        }
+        memcpy(r->text, text, strlen(text) + 1);
+        failed += r->status != 0;
+        if (r->status > status) status = r->status;
+        n++;
+    }
+    if (!sc_write_junit(options->junit, results, n, failed)) status = 2;
+    if (!sc_write_json(options->json, results, n, failed)) status = 2;
+    for (i = 0; i < n; i++) free(results[i].text);
+    free(results);
+    printf("%s: %lu of %lu cases equal, %lu differ\n", status ? "FAIL" : "ok", n - failed, total, failed);
     return status;
 }
 
@@ -251,11 +292,6 @@ static sc_type sc_dump_type(const char *descr, sc_type golden) {
     if (strcmp(descr, "<f4") == 0) return SC_F32;
     if (strcmp(descr, "<f8") == 0) return SC_F64;
     return SC_NONE;
-}
-
-static int sc_compare_fail(const char *what, const char *why) {
-    fprintf(stderr, "kernels: %s: %s\n", what, why);
-    return 2;
 }
 
 /* Compares a dump with an output of a case. */

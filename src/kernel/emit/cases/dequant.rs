@@ -57,14 +57,14 @@ fn scaled(kernel: &'static str, elements: &[Dtype], block: [usize; 2], scales: &
         for (s, scale) in scales.iter().enumerate() {
             for class in gemm::CLASSES {
                 let main = e == 0 && s == 0;
-                if !main && !matches!(class, "gaussian" | "all-codes" | "tails") {
+                if !main && !matches!(class, "gaussian" | "all-codes") {
                     continue;
                 }
                 let shape = match class {
                     "gaussian" => [9, 288],
                     "ragged" => [1, 96],
                     "empty" => [0, 96],
-                    "tails" if block[0] > 1 => [144, 200],
+                    "tails" if block[0] > 1 => [130, 136],
                     "tails" => [5, 160],
                     _ => [4, 160],
                 };
@@ -81,7 +81,8 @@ fn scaled(kernel: &'static str, elements: &[Dtype], block: [usize; 2], scales: &
                 if s > 0 {
                     draft = draft.suffix(match scale {
                         Dtype::F8E8M0 => "ue8m0",
-                        other => other.text(),
+                        Dtype::F16 => "f16-scale",
+                        _ => "bf16-scale",
                     });
                 }
                 if main {

@@ -27,7 +27,7 @@ pub(super) fn drafts(kernel: &'static str) -> Vec<Draft> {
     for (suffix, base, a, b) in bases {
         for class in gemm::CLASSES {
             let [n, k] = match class {
-                "tails" => [144, 160],
+                "tails" => [132, 160],
                 "ragged" => [9, 96],
                 _ => [12, 288],
             };

@@ -58,22 +58,22 @@ fn norm(kernel: &'static str) -> Vec<Draft> {
     let mut out = Vec::new();
     let case = |class: &'static str, weight: Dtype, residual: bool| {
         let [m, h] = match class {
-            "bf16-sweep" if kernel == "rmsnorm" => [510, 128],
+            "bf16-sweep" if kernel == "rmsnorm" => [255, 128],
             "bf16-sweep" => [51, 128],
             "exponent-sweep" => [30, 160],
             "ragged" => [1, 131],
             "empty" => [0, 160],
             _ => [4, 256],
         };
-        let w = values(Values::Gaussian, &mut rng(kernel, class, "w"), 1, h);
+        let w = values(Values::Gaussian, &mut rng("rmsnorm", class, "w"), 1, h);
         let w: Vec<f32> = w.iter().map(|v| 1.0 + v / 8.0).collect();
         let mut draft = Draft::new(kernel, class)
             .param("eps", 1e-6)
-            .input("x", bf16(kernel, class, "x", &[m, h]))
+            .input("x", bf16("rmsnorm", class, "x", &[m, h]))
             .input("w", plain(weight, [h], &w));
         if residual {
             draft = draft
-                .input("residual", beside(kernel, class, "residual", &[m, h], 1.0))
+                .input("residual", beside("rmsnorm", class, "residual", &[m, h], 1.0))
                 .want("residual_out", Dtype::BF16);
         }
         if plain_norm {
@@ -108,16 +108,16 @@ fn swiglu(kernel: &'static str) -> Vec<Draft> {
     let quantizes = kernel == "swiglu_quant";
     let case = |class: &'static str, limit: f64| {
         let [m, i] = match class {
-            "bf16-sweep" => [255, 128],
+            "bf16-sweep" => [64, 128],
             "exponent-sweep" => [30, 64],
             "ragged" => [1, 65],
             "empty" => [0, 64],
             _ => [4, 128],
         };
-        let mut x = bf16(kernel, class, "x", &[m, 2 * i]);
+        let mut x = bf16("swiglu", class, "x", &[m, 2 * i]);
         if matches!(class, "bf16-sweep" | "exponent-sweep") {
             // The ends of the range, of the gate: −∞ times a large number is no use of a test, so the other half is small.
-            for (element, other) in beside(kernel, class, "up", &[m, 2 * i], 1.0).bytes.chunks(2).enumerate() {
+            for (element, other) in beside("swiglu", class, "up", &[m, 2 * i], 1.0).bytes.chunks(2).enumerate() {
                 if element / i % 2 == 1 {
                     x.bytes[2 * element..][..2].copy_from_slice(other);
                 }
@@ -136,7 +136,7 @@ fn swiglu(kernel: &'static str) -> Vec<Draft> {
     }
     out.push(case("gaussian", 1.5).suffix("limit"));
     out.push(case("outlier", 7.0).suffix("limit"));
-    let mut r = rng(kernel, "gaussian", "topk_weight");
+    let mut r = rng("swiglu", "gaussian", "topk_weight");
     let weight: Vec<f32> = (0..4).map(|_| r.uniform()).collect();
     let weighted = case("gaussian", 0.0).suffix("weight").input("topk_weight", Array::from_f32([4], &weight));
     out.push(weighted);
@@ -201,7 +201,7 @@ fn rope(kernel: &'static str) -> Vec<Draft> {
         let (t, r) = (shape[0], shape[shape.len() - 1]);
         let [cos, sin] = tables(first, t, r, yarn);
         Draft::new(kernel, class)
-            .input("x", bf16(kernel, class, "x", shape))
+            .input("x", bf16("rope", class, "x", shape))
             .input("cos", Array::from_f32([t, r / 2], &cos))
             .input("sin", Array::from_f32([t, r / 2], &sin))
             .want("y", Dtype::BF16)

@@ -19,8 +19,9 @@ pub(super) fn drafts(kernel: &'static str) -> Vec<Draft> {
 }
 
 /// The values of a quantizer's input.
-fn input(kernel: &str, class: &str, element: Dtype, [rows, cols]: [usize; 2]) -> Vec<f32> {
-    let mut r = rng(kernel, class, "x");
+fn input(class: &str, element: Dtype, [rows, cols]: [usize; 2]) -> Vec<f32> {
+    // The same for every recipe.
+    let mut r = rng("quant", class, "x");
     if class == "all-codes" {
         // Every code times a power of two, each row another: they come back as they were.
         let op = Operand { element, block: [1, 1], scale: Dtype::F32 };
@@ -59,7 +60,7 @@ fn recipe(kernel: &'static str) -> Vec<Draft> {
     let group = if packed { 32 } else { 128 };
     let case = |class: &'static str, dtype: Dtype| {
         let shape = dims(class, group, packed);
-        let x = plain(dtype, shape, &input(kernel, class, element, shape));
+        let x = plain(dtype, shape, &input(class, element, shape));
         Draft::new(kernel, class).input("x", x).want("codes", element)
     };
     let mut out = Vec::new();
@@ -84,7 +85,7 @@ fn recipe(kernel: &'static str) -> Vec<Draft> {
     for (suffix, block) in blocks {
         for class in ["gaussian", "zero-block"] {
             let shape = if block[0] > 1 { [140, 136] } else { [9, 200] };
-            let x = plain(Dtype::BF16, shape, &input(kernel, class, element, shape));
+            let x = plain(Dtype::BF16, shape, &input(class, element, shape));
             let draft = Draft::new(kernel, class).suffix(suffix).param("block", block.to_vec());
             out.push(draft.input("x", x).want("codes", element).want("scale", scale));
         }
@@ -99,7 +100,7 @@ fn nvfp4(kernel: &'static str) -> Vec<Draft> {
         if class == "ragged" {
             shape = [1, 48];
         }
-        let x = plain(dtype, shape, &input(kernel, class, element, shape));
+        let x = plain(dtype, shape, &input(class, element, shape));
         Draft::new(kernel, class).input("x", x).want("codes", element).want("scale", Dtype::F8E4M3)
     };
     let mut out = Vec::new();
@@ -155,7 +156,7 @@ fn bf16_to_e4m3(kernel: &'static str) -> Vec<Draft> {
     let mut out = vec![sweep.want("codes", Dtype::F8E4M3)];
     for class in ["gaussian", "exponent-sweep", "signed-zero", "outlier", "ragged", "empty"] {
         let shape = dims(class, 128, false);
-        let x = plain(Dtype::F32, shape, &input(kernel, class, Dtype::F8E4M3, shape));
+        let x = plain(Dtype::F32, shape, &input(class, Dtype::F8E4M3, shape));
         out.push(Draft::new(kernel, class).suffix("f32").input("x", x).want("codes", Dtype::F8E4M3));
     }
     // Every tie of E4M3, and its neighbours in f32.
