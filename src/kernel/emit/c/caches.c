@@ -1,6 +1,7 @@
 /* ============================== Key and value caches ============================== */
 
-/* 20. x [T,576] to 656 bytes per token: 512 E4M3 | 4 binary32 scales, one per 128, powers of two | 64 BF16 as they are. */
+/* 20. x [T,576] to 656 bytes per token: 512 E4M3 | 4 binary32 scales, one per 128, powers of two | 64 BF16 as they
+   are. */
 int sc_kv_quant_v32(const sc_mat *x, const sc_mat *y) {
     size_t t, tile, i, k;
     if (!x || !y) return SC_MISSING;
@@ -21,8 +22,8 @@ int sc_kv_quant_v32(const sc_mat *x, const sc_mat *y) {
     return SC_OK;
 }
 
-/* 20. x [blocks, P, 512] (rows block * P + token) to one row per block: P x (448 E4M3 | 64 BF16), then P x (7 E8M0, one per 64 |
-   one 0), zeros to a multiple of 576. */
+/* 20. x [blocks, P, 512] (rows block * P + token) to one row per block: P x (448 E4M3 | 64 BF16), then P x (7 E8M0,
+   one per 64 | one 0), zeros to a multiple of 576. */
 int sc_kv_quant_model1(const sc_mat *x, size_t tokens, const sc_mat *y) {
     size_t block, p, tile, i, k, width;
     if (!x || !y) return SC_MISSING;
@@ -38,7 +39,8 @@ int sc_kv_quant_model1(const sc_mat *x, size_t tokens, const sc_mat *y) {
                 for (i = 0; i < 64; i++) amax = sc_max(amax, sc_abs(sc_get(x, row, tile * 64 + i)));
                 s = sc_rule_scale(SC_KV_FP8, amax);
                 for (i = 0; i < 64; i++)
-                    sc_set_raw(y, block, p * 576 + tile * 64 + i, sc_rule_code(SC_KV_FP8, sc_get(x, row, tile * 64 + i), s, amax));
+                    sc_set_raw(y, block, p * 576 + tile * 64 + i,
+                               sc_rule_code(SC_KV_FP8, sc_get(x, row, tile * 64 + i), s, amax));
                 sc_set_raw(y, block, tokens * 576 + p * 8 + tile, sc_bits_of(s) >> 23);
             }
             for (i = 0; i < 64; i++)
@@ -49,8 +51,8 @@ int sc_kv_quant_model1(const sc_mat *x, size_t tokens, const sc_mat *y) {
     return SC_OK;
 }
 
-/* 20. x [T, heads, D] (rows t * heads + h) to INT8, one scale per head, or per channel of a head. The scales are given, or
-   max(amax, 1e-4) / 127 over all tokens. */
+/* 20. x [T, heads, D] (rows t * heads + h) to INT8, one scale per head, or per channel of a head. The scales are
+   given, or max(amax, 1e-4) / 127 over all tokens. */
 int sc_kv_quant_int8(const sc_mat *x, size_t heads, const sc_mat *given, int per_channel, const sc_mat *codes,
                      const sc_mat *scale_out) {
     size_t tokens, t, h, d, unit, units;
@@ -118,7 +120,8 @@ int sc_layout_ue8m0_tma(const sc_mat *x, const sc_mat *y) {
     return SC_OK;
 }
 
-/* 21. FRACTAL_NZ: x [M,N] to tiles of 16 x n0, n0 = 32 bytes; rows of tiled: ((column tile * row tiles + row tile) * 16 + row). */
+/* 21. FRACTAL_NZ: x [M,N] to tiles of 16 x n0, n0 = 32 bytes; rows of tiled: ((column tile * row tiles + row tile) *
+   16 + row). */
 int sc_layout_nz(const sc_mat *x, const sc_mat *tiled, int inverse) {
     size_t n0, row_tiles, r, c;
     if (!x || !tiled) return SC_MISSING;
@@ -130,8 +133,10 @@ int sc_layout_nz(const sc_mat *x, const sc_mat *tiled, int inverse) {
         for (c = 0; c < sc_ceil_div(x->cols, n0) * n0; c++) {
             size_t row = (c / n0 * row_tiles + r / 16) * 16 + r % 16;
             int inside = r < x->rows && c < x->cols;
-            if (!inverse) sc_set_raw(tiled, row, c % n0, inside ? sc_raw(x, r, c) : 0);
-            else if (inside) sc_set_raw(x, r, c, sc_raw(tiled, row, c % n0));
+            if (!inverse)
+                sc_set_raw(tiled, row, c % n0, inside ? sc_raw(x, r, c) : 0);
+            else if (inside)
+                sc_set_raw(x, r, c, sc_raw(tiled, row, c % n0));
         }
     return SC_OK;
 }
@@ -145,8 +150,10 @@ int sc_layout_interleave(const sc_mat *x, const sc_mat *y, int inverse) {
     for (r = 0; r < x->rows; r++) {
         size_t merged = r < x->rows / 2 ? 2 * r : 2 * (r - x->rows / 2) + 1;
         for (c = 0; c < x->cols; c++) {
-            if (inverse) sc_set_raw(y, r, c, sc_raw(x, merged, c));
-            else sc_set_raw(y, merged, c, sc_raw(x, r, c));
+            if (inverse)
+                sc_set_raw(y, r, c, sc_raw(x, merged, c));
+            else
+                sc_set_raw(y, merged, c, sc_raw(x, r, c));
         }
     }
     return SC_OK;

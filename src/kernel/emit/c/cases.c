@@ -73,7 +73,8 @@ static double sc_real(sc_case *c, const char *name, double otherwise) {
 }
 
 static size_t sc_json_size(const sc_json *p, int *bad) {
-    if (p && p->kind == SC_JSON_NUMBER && p->exact && p->integer >= 0 && p->integer <= SC_MAX_FILE) return (size_t)p->integer;
+    if (p && p->kind == SC_JSON_NUMBER && p->exact && p->integer >= 0 && p->integer <= SC_MAX_FILE)
+        return (size_t)p->integer;
     *bad = 1;
     return 0;
 }
@@ -133,7 +134,8 @@ static int sc_call_token_channel(sc_case *c) {
 
 static int sc_call_w8a8(sc_case *c) {
     sc_mode m = sc_mode_of(c, 0);
-    return sc_gemm_w8a8(sc_in(c, "A"), sc_in(c, "sx"), sc_in(c, "B"), sc_in(c, "sw"), sc_in(c, "bias"), sc_out(c, "C"), m.joint);
+    return sc_gemm_w8a8(sc_in(c, "A"), sc_in(c, "sx"), sc_in(c, "B"), sc_in(c, "sw"), sc_in(c, "bias"),
+                        sc_out(c, "C"), m.joint);
 }
 
 static int sc_call_w4a16(sc_case *c) {
@@ -143,8 +145,8 @@ static int sc_call_w4a16(sc_case *c) {
 }
 
 static int sc_call_w4a8(sc_case *c) {
-    return sc_gemm_w4a8_group(sc_in(c, "A"), sc_in(c, "sx"), sc_in(c, "B"), sc_in(c, "sg"), sc_in(c, "sc"), sc_in(c, "bias"),
-                              sc_out(c, "C"));
+    return sc_gemm_w4a8_group(sc_in(c, "A"), sc_in(c, "sx"), sc_in(c, "B"), sc_in(c, "sg"), sc_in(c, "sc"),
+                              sc_in(c, "bias"), sc_out(c, "C"));
 }
 
 static int sc_call_mxfp8(sc_case *c) {
@@ -169,16 +171,24 @@ static int sc_call_table(sc_case *c) { return sc_dequant_table(sc_in(c, "codes")
 
 static int sc_call_dequant(sc_case *c) {
     /* Default blocks by kernel. */
-    static const struct { const char *kernel; size_t rows, cols; } BLOCKS[] = {
-        {"dequant_fp8_block", 128, 128}, {"dequant_fp8_channel", 1, 0}, {"dequant_int8_channel", 1, 0},
-        {"dequant_int8_block", 128, 128}, {"dequant_mxfp8", 1, 32}, {"dequant_mxfp4", 1, 32}, {"dequant_nvfp4", 1, 16},
+    static const struct {
+        const char *kernel;
+        size_t rows, cols;
+    } BLOCKS[] = {
+        {"dequant_fp8_block", 128, 128},  {"dequant_fp8_channel", 1, 0}, {"dequant_int8_channel", 1, 0},
+        {"dequant_int8_block", 128, 128}, {"dequant_mxfp8", 1, 32},      {"dequant_mxfp4", 1, 32},
+        {"dequant_nvfp4", 1, 16},
     };
     size_t rows = 1, cols = 0, i;
     const sc_mat *scale = sc_in(c, "scale"), *y = sc_out(c, "y");
     for (i = 0; i < sizeof BLOCKS / sizeof *BLOCKS; i++)
-        if (strcmp(c->kernel, BLOCKS[i].kernel) == 0) { rows = BLOCKS[i].rows; cols = BLOCKS[i].cols; }
+        if (strcmp(c->kernel, BLOCKS[i].kernel) == 0) {
+            rows = BLOCKS[i].rows;
+            cols = BLOCKS[i].cols;
+        }
     /* Groups of 4-bit integers follow from the shape of the scales. */
-    if (strcmp(c->kernel, "dequant_int4_group") == 0 && scale && y && scale->cols) cols = sc_ceil_div(y->cols, scale->cols);
+    if (strcmp(c->kernel, "dequant_int4_group") == 0 && scale && y && scale->cols)
+        cols = sc_ceil_div(y->cols, scale->cols);
     sc_block(c, &rows, &cols);
     return sc_dequant(sc_in(c, "codes"), scale, sc_in(c, "z"), sc_in(c, "g"), rows, cols, y);
 }
@@ -200,7 +210,8 @@ static int sc_call_quant_nvfp4(sc_case *c) {
 static int sc_call_requant(sc_case *c) {
     size_t rows = 128, cols = 128;
     sc_block(c, &rows, &cols);
-    return sc_requant(sc_in(c, "codes"), sc_in(c, "scale"), rows, cols, sc_out(c, "codes_out"), sc_out(c, "scale_out"));
+    return sc_requant(sc_in(c, "codes"), sc_in(c, "scale"), rows, cols, sc_out(c, "codes_out"),
+                      sc_out(c, "scale_out"));
 }
 
 static int sc_call_to_e4m3(sc_case *c) { return sc_requant_to_e4m3(sc_in(c, "x"), sc_out(c, "codes")); }
@@ -236,8 +247,8 @@ static int sc_call_rmsnorm_quant(sc_case *c) {
     const sc_recipe *recipe = sc_recipe_of(c, strstr(c->kernel, "_s8") ? "int8_token" : "dg_fp8_f32", &rows, &cols);
     if (!recipe) return SC_PARAM;
     if (strncmp(c->kernel, "add_", 4) == 0 && !residual) return SC_MISSING;
-    return sc_rmsnorm_quant(sc_in(c, "x"), sc_in(c, "w"), residual, eps, bf16_x, recipe->name, rows, cols, codes, sc_out(c, "scale"),
-                            sc_out(c, "residual_out"));
+    return sc_rmsnorm_quant(sc_in(c, "x"), sc_in(c, "w"), residual, eps, bf16_x, recipe->name, rows, cols, codes,
+                            sc_out(c, "scale"), sc_out(c, "residual_out"));
 }
 
 static int sc_call_swiglu(sc_case *c) {
@@ -247,11 +258,13 @@ static int sc_call_swiglu(sc_case *c) {
 static int sc_call_swiglu_quant(sc_case *c) {
     const sc_mat *codes = sc_out(c, "codes");
     size_t rows, cols;
-    const char *otherwise = codes && codes->type == SC_E4M3 ? "dg_fp8_f32" : codes && codes->type == SC_E2M1 ? "mx_fp4_ds" : "int8_token";
+    const char *otherwise = codes && codes->type == SC_E4M3   ? "dg_fp8_f32"
+                            : codes && codes->type == SC_E2M1 ? "mx_fp4_ds"
+                                                              : "int8_token";
     const sc_recipe *recipe = sc_recipe_of(c, otherwise, &rows, &cols);
     if (!recipe) return SC_PARAM;
-    return sc_swiglu_quant(sc_in(c, "x"), sc_in(c, "topk_weight"), sc_narrow(sc_real(c, "limit", 0.0)), recipe->name, rows, cols,
-                           codes, sc_out(c, "scale"));
+    return sc_swiglu_quant(sc_in(c, "x"), sc_in(c, "topk_weight"), sc_narrow(sc_real(c, "limit", 0.0)), recipe->name,
+                           rows, cols, codes, sc_out(c, "scale"));
 }
 
 static int sc_call_rope(sc_case *c) {
@@ -274,8 +287,8 @@ static int sc_call_mla(sc_case *c) {
     if (!kv || !q || !y) return SC_MISSING;
     work = (double *)sc_work(c, kv->rows + 2 * (kv->cols + q->cols + y->cols), sizeof *work);
     if (!work) return SC_SHAPE;
-    return sc_mla(q, sc_in(c, "q_pe"), kv, sc_in(c, "k_pe"), sc_in(c, "W_UK"), sc_in(c, "W_UV"), sc_axis(c, "q_nope", 1), scale,
-                  causal, cast_p, strcmp(c->kernel, "mla_absorbed") == 0, work, y);
+    return sc_mla(q, sc_in(c, "q_pe"), kv, sc_in(c, "k_pe"), sc_in(c, "W_UK"), sc_in(c, "W_UV"),
+                  sc_axis(c, "q_nope", 1), scale, causal, cast_p, strcmp(c->kernel, "mla_absorbed") == 0, work, y);
 }
 
 static int sc_call_sparse(sc_case *c) {
@@ -286,7 +299,8 @@ static int sc_call_sparse(sc_case *c) {
     if (!idx) return SC_MISSING;
     work = (float *)sc_work(c, idx->cols, sizeof *work);
     if (!work) return SC_SHAPE;
-    return sc_sparse_attn_sink(sc_in(c, "q"), sc_in(c, "kv"), idx, sc_in(c, "sink"), scale, keep_f32, work, sc_out(c, "y"));
+    return sc_sparse_attn_sink(sc_in(c, "q"), sc_in(c, "kv"), idx, sc_in(c, "sink"), scale, keep_f32, work,
+                               sc_out(c, "y"));
 }
 
 static int sc_call_indexer(sc_case *c) {
@@ -315,7 +329,10 @@ static int sc_call_grouped(sc_case *c) {
     int base = sc_choice(c, "base", BASES);
     sc_mode m = sc_mode_of(c, base == 0);
     return sc_moe_grouped_gemm(sc_in(c, "A"), sc_in(c, "sa"), sc_in(c, "B"), sc_in(c, "sb"), sc_in(c, "offsets"),
-                               base == 0 ? 1 : base == 1 ? 3 : 7, sc_out(c, "C"), &m);
+                               base == 0   ? 1
+                               : base == 1 ? 3
+                                           : 7,
+                               sc_out(c, "C"), &m);
 }
 
 static int sc_call_combine(sc_case *c) {

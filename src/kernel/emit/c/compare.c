@@ -30,7 +30,10 @@ static double sc_log10(double x) {
     double m, z, z2, term, sum = 0.0;
     if (e == -1023) return sc_sub64(sc_log10(sc_mul64(x, 18014398509481984.0)), 16.255619765854984); /* 2^54 */
     m = sc_from_bits64((bits & UINT64_C(0xFFFFFFFFFFFFF)) | UINT64_C(0x3FF0000000000000));
-    if (m > 1.4142135623730951) { m = sc_mul64(m, 0.5); e++; }
+    if (m > 1.4142135623730951) {
+        m = sc_mul64(m, 0.5);
+        e++;
+    }
     z = sc_div64(sc_sub64(m, 1.0), sc_add64(m, 1.0));
     z2 = sc_mul64(z, z);
     term = sc_mul64(2.0, z);
@@ -82,14 +85,18 @@ static void sc_metrics_add(sc_metrics *s, double a, double g) {
 }
 
 static void sc_print(const char *name, double value) {
-    if (!sc_is_finite64(value)) printf("%s %s\n", name, sc_is_nan64(value) ? "nan" : value > 0.0 ? "inf" : "-inf");
-    else printf("%s %.17g\n", name, value);
+    if (!sc_is_finite64(value))
+        printf("%s %s\n", name, sc_is_nan64(value) ? "nan" : value > 0.0 ? "inf" : "-inf");
+    else
+        printf("%s %.17g\n", name, value);
 }
 
 static void sc_metrics_print(const sc_metrics *s) {
     double n = (double)s->n, aa = sc_total_of(&s->aa), gg = sc_total_of(&s->gg), squares = sc_total_of(&s->squares);
-    double errors = sc_total_of(&s->errors), magnitudes = sc_total_of(&s->magnitudes), unequal = (double)(s->above + s->below);
-    double norms = sc_mul64(sc_sqrt64(aa), sc_sqrt64(gg)), cosine, infinity = sc_from_bits64(UINT64_C(0x7FF0000000000000)), equal;
+    double errors = sc_total_of(&s->errors), magnitudes = sc_total_of(&s->magnitudes),
+           unequal = (double)(s->above + s->below);
+    double norms = sc_mul64(sc_sqrt64(aa), sc_sqrt64(gg)), cosine,
+           infinity = sc_from_bits64(UINT64_C(0x7FF0000000000000)), equal;
     int bad = s->special_mismatches > 0;
     equal = sc_sub64(sc_sub64(n, unequal), (double)s->special_mismatches);
     /* 1 - 2 sum(ag) / sum(aa + gg) is the squared error over that denominator, without the cancellation. */
@@ -109,11 +116,15 @@ static void sc_metrics_print(const sc_metrics *s) {
     /* Between vectors of which one is 0 there is no angle. */
     cosine = norms > 0.0 ? sc_div64(sc_total_of(&s->ag), norms) : aa == gg ? 1.0 : 0.0;
     sc_print("cosine", bad ? -1.0 : cosine > 1.0 ? 1.0 : cosine < -1.0 ? -1.0 : cosine);
-    if (bad) sc_print("sqnr_db", -SC_UNBOUNDED);
-    else if (squares == 0.0) sc_print("sqnr_db", infinity);
-    else sc_print("sqnr_db", gg == 0.0 ? -SC_UNBOUNDED : sc_mul64(10.0, sc_log10(sc_div64(gg, squares))));
+    if (bad)
+        sc_print("sqnr_db", -SC_UNBOUNDED);
+    else if (squares == 0.0)
+        sc_print("sqnr_db", infinity);
+    else
+        sc_print("sqnr_db", gg == 0.0 ? -SC_UNBOUNDED : sc_mul64(10.0, sc_log10(sc_div64(gg, squares))));
     /* |P(actual < golden) + P(equal) / 2 - 1/2|; below 10 / sqrt(n) the error has no bias. */
-    sc_print("bias", s->n ? sc_abs64(sc_sub64(sc_div64(sc_add64((double)s->below, sc_mul64(0.5, equal)), n), 0.5)) : 0.0);
+    sc_print("bias",
+             s->n ? sc_abs64(sc_sub64(sc_div64(sc_add64((double)s->below, sc_mul64(0.5, equal)), n), 0.5)) : 0.0);
     printf("same_specials %s\n", bad ? "no" : "yes");
 }
 
@@ -134,8 +145,12 @@ static void sc_append_number(char *text, size_t room, const char *format, double
 static void sc_append_coordinate(char *text, size_t room, const sc_array *a, size_t r, size_t c) {
     size_t at[SC_MAX_RANK], i;
     for (i = a->rank; i-- > 0;) {
-        if (i + 1 == a->rank) at[i] = c;
-        else { at[i] = r % a->shape[i]; r /= a->shape[i]; }
+        if (i + 1 == a->rank)
+            at[i] = c;
+        else {
+            at[i] = r % a->shape[i];
+            r /= a->shape[i];
+        }
     }
     sc_append(text, room, "[");
     for (i = 0; i < a->rank; i++) {
@@ -153,9 +168,12 @@ static void sc_append_element(char *text, size_t room, const sc_mat *m, size_t r
     for (i = 0; i < digits; i++) piece[i] = "0123456789ABCDEF"[v >> (4 * (digits - 1 - i)) & 15];
     piece[digits] = 0;
     sc_append(text, room, piece);
-    if (sc_is_integer(m->type)) sprintf(piece, " (%.0f)", (double)sc_int(m, r, c));
-    else if (sc_is_nan64(sc_get64(m, r, c))) sprintf(piece, " (nan)");
-    else sprintf(piece, " (%.9g)", sc_get64(m, r, c));
+    if (sc_is_integer(m->type))
+        sprintf(piece, " (%.0f)", (double)sc_int(m, r, c));
+    else if (sc_is_nan64(sc_get64(m, r, c)))
+        sprintf(piece, " (nan)");
+    else
+        sprintf(piece, " (%.9g)", sc_get64(m, r, c));
     sc_append(text, room, piece);
 }
 
@@ -186,10 +204,14 @@ static sc_difference sc_compare(const sc_mat *got, const sc_mat *want, double to
             int same = got->type == want->type && sc_raw(got, r, c) == sc_raw(want, r, c);
             if (!same && (tolerance > 0.0 || got->type != want->type)) {
                 double a = sc_value(got, r, c), g = sc_value(want, r, c);
-                if (sc_is_nan64(a) || sc_is_nan64(g)) same = sc_is_nan64(a) && sc_is_nan64(g);
-                else if (!sc_is_finite64(a) || !sc_is_finite64(g)) same = a == g;
-                else if (tolerance > 0.0) same = sc_abs64(sc_sub64(a, g)) <= sc_mul64(tolerance, largest);
-                else same = sc_bits_of64(a) == sc_bits_of64(g);
+                if (sc_is_nan64(a) || sc_is_nan64(g))
+                    same = sc_is_nan64(a) && sc_is_nan64(g);
+                else if (!sc_is_finite64(a) || !sc_is_finite64(g))
+                    same = a == g;
+                else if (tolerance > 0.0)
+                    same = sc_abs64(sc_sub64(a, g)) <= sc_mul64(tolerance, largest);
+                else
+                    same = sc_bits_of64(a) == sc_bits_of64(g);
             }
             if (!same && d.differ++ == 0) {
                 d.row = r;

@@ -1,8 +1,9 @@
 /* ============================== exp and log1p ============================== */
 
-/* Correctly rounded binary32 exp and log1p, and an exp in binary64, without a mathematics library. Every operation is one
-   binary64 rounding in the order written; results were checked for all 2^32 arguments. A pair hi + lo holds the value
-   within about 2^-58; the last bit of hi is made odd where lo is not 0, so that the conversion to binary32 rounds the pair. */
+/* Correctly rounded binary32 exp and log1p, and an exp in binary64, without a mathematics library. Every operation is
+   one binary64 rounding in the order written; results were checked for all 2^32 arguments. A pair hi + lo holds the
+   value within about 2^-58; the last bit of hi is made odd where lo is not 0, so that the conversion to binary32
+   rounds the pair. */
 
 /* 2^(j/32) in two parts, as bits of binary64. */
 static const uint64_t SC_EXP2_32[32][2] = {
@@ -194,7 +195,8 @@ static float sc_log1p(float x) {
         double z = sc_div64(sc_sub64(m, b), b);
         double p = sc_add64(z, sc_mul64(sc_mul64(z, z), sc_series(z, 2, 8)));
         /* ln 2 in two parts. */
-        double s = sc_add64(sc_mul64(e, sc_from_bits64(UINT64_C(0x3FE62E42FEFA3800))), sc_from_bits64(SC_LOG_C[j][0]));
+        double s =
+            sc_add64(sc_mul64(e, sc_from_bits64(UINT64_C(0x3FE62E42FEFA3800))), sc_from_bits64(SC_LOG_C[j][0]));
         double v;
         y = sc_add64(sc_mul64(e, sc_from_bits64(UINT64_C(0x3D2EF35793C76730))), sc_from_bits64(SC_LOG_C[j][1]));
         y = sc_add64(sc_add64(y, sc_div64(c, u)), p);

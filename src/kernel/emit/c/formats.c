@@ -10,14 +10,43 @@ typedef struct {
 static sc_layout sc_layout_of(sc_type t) {
     sc_layout f = {4, 3, 7, 0x7E, 0};
     switch (t) {
-    case SC_E5M2: f.exponent_bits = 5; f.mantissa_bits = 2; f.bias = 15; f.largest = 0x7B; f.infinity = 0x7C; break;
-    case SC_E4M3FNUZ: f.bias = 8; f.largest = 0x7F; break;
-    case SC_E5M2FNUZ: f.exponent_bits = 5; f.mantissa_bits = 2; f.bias = 16; f.largest = 0x7F; break;
-    case SC_E2M1: f.exponent_bits = 2; f.mantissa_bits = 1; f.bias = 1; f.largest = 7; break;
+    case SC_E5M2:
+        f.exponent_bits = 5;
+        f.mantissa_bits = 2;
+        f.bias = 15;
+        f.largest = 0x7B;
+        f.infinity = 0x7C;
+        break;
+    case SC_E4M3FNUZ:
+        f.bias = 8;
+        f.largest = 0x7F;
+        break;
+    case SC_E5M2FNUZ:
+        f.exponent_bits = 5;
+        f.mantissa_bits = 2;
+        f.bias = 16;
+        f.largest = 0x7F;
+        break;
+    case SC_E2M1:
+        f.exponent_bits = 2;
+        f.mantissa_bits = 1;
+        f.bias = 1;
+        f.largest = 7;
+        break;
     case SC_F16:
-        f.exponent_bits = 5; f.mantissa_bits = 10; f.bias = 15; f.largest = 0x7BFF; f.infinity = 0x7C00; break;
+        f.exponent_bits = 5;
+        f.mantissa_bits = 10;
+        f.bias = 15;
+        f.largest = 0x7BFF;
+        f.infinity = 0x7C00;
+        break;
     case SC_BF16:
-        f.exponent_bits = 8; f.mantissa_bits = 7; f.bias = 127; f.largest = 0x7F7F; f.infinity = 0x7F80; break;
+        f.exponent_bits = 8;
+        f.mantissa_bits = 7;
+        f.bias = 127;
+        f.largest = 0x7F7F;
+        f.infinity = 0x7F80;
+        break;
     default: break;
     }
     return f;
@@ -39,17 +68,22 @@ static uint32_t sc_encode(sc_type t, float x, int saturate) {
         if (t == SC_E2M1) return 8 ^ sign;
         return sign | 0x7F;
     }
-    if (e) m |= 0x800000u;
-    else e = 1;
+    if (e)
+        m |= 0x800000u;
+    else
+        e = 1;
     /* x = m * 2^(e - 150); `last` is the exponent of the code's last place. */
     last = e - 127 - f.mantissa_bits;
     if (last < smallest) last = smallest;
     code = (uint32_t)sc_shift_rne(m, (unsigned)(last - (e - 150)));
     code += (uint32_t)(last - smallest) << f.mantissa_bits;
     if (code > f.largest) {
-        if (saturate || t == SC_E2M1) code = f.largest;
-        else if (fnuz) return 0x80;
-        else code = f.infinity ? f.infinity : 0x7F;
+        if (saturate || t == SC_E2M1)
+            code = f.largest;
+        else if (fnuz)
+            return 0x80;
+        else
+            code = f.infinity ? f.infinity : 0x7F;
     }
     return fnuz && code == 0 ? 0 : code | sign;
 }
@@ -78,7 +112,10 @@ static float sc_decode(sc_type t, uint32_t code) {
     } else {
         if (!m) return sc_from_bits(sign);
         e = (uint32_t)(128 - f.bias);
-        while (!(m >> f.mantissa_bits)) { m <<= 1; e--; }
+        while (!(m >> f.mantissa_bits)) {
+            m <<= 1;
+            e--;
+        }
         m &= (1u << f.mantissa_bits) - 1;
     }
     return sc_from_bits(sign | e << 23 | m << (23 - f.mantissa_bits));
@@ -144,13 +181,16 @@ static float sc_get(const sc_mat *m, size_t r, size_t c) {
 /* Element i in row-major order: scales and vectors come as [M], [M,1] or [1,M]. */
 static float sc_get_flat(const sc_mat *m, size_t i) { return sc_get(m, i / m->cols, i % m->cols); }
 
-/* Stores `x` rounded to the format of the matrix. A NaN is the positive quiet one: processors differ in the sign of NaNs
-   that they make. */
+/* Stores `x` rounded to the format of the matrix. A NaN is the positive quiet one: processors differ in the sign of
+   NaNs that they make. */
 static void sc_put(const sc_mat *m, size_t r, size_t c, float x) {
     uint32_t bits = sc_is_nan(x) ? 0x7FC00000u : sc_bits_of(x);
-    if (m->type == SC_F32) sc_set_raw(m, r, c, bits);
-    else if (m->type == SC_F64) sc_set_raw(m, r, c, sc_bits_of64((double)sc_from_bits(bits)));
-    else sc_set_raw(m, r, c, sc_encode(m->type, sc_from_bits(bits), 0));
+    if (m->type == SC_F32)
+        sc_set_raw(m, r, c, bits);
+    else if (m->type == SC_F64)
+        sc_set_raw(m, r, c, sc_bits_of64((double)sc_from_bits(bits)));
+    else
+        sc_set_raw(m, r, c, sc_encode(m->type, sc_from_bits(bits), 0));
 }
 
 static void sc_put_flat(const sc_mat *m, size_t i, float x) { sc_put(m, i / m->cols, i % m->cols, x); }

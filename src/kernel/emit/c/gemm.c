@@ -3,11 +3,12 @@
 /* How a dot product is summed. */
 enum { SC_R0 = 0, SC_R1 = 1, SC_R2 = 2 };
 
-/* The mode of a product. R0: exact, one rounding. R1: binary32, k ascending from +0, no FMA. R2: a matrix unit with a short
-   accumulator. A run of `promote_every` elements of K starts from an accumulator of +0 and goes through `mma_k` products at
-   a time. With E the largest exponent of the accumulator and the products of a step, each is cut to a multiple of
-   2^(E - fraction_bits), they are added exactly, and the sum is cut to `fraction_bits` bits below its leading bit. At the end
-   of a run the accumulator is rounded to binary32 and added to the sum of the runs, which starts at +0. */
+/* The mode of a product. R0: exact, one rounding. R1: binary32, k ascending from +0, no FMA. R2: a matrix unit with a
+   short accumulator. A run of `promote_every` elements of K starts from an accumulator of +0 and goes through `mma_k`
+   products at a time. With E the largest exponent of the accumulator and the products of a step, each is cut to a
+   multiple of 2^(E - fraction_bits), they are added exactly, and the sum is cut to `fraction_bits` bits below its
+   leading bit. At the end of a run the accumulator is rounded to binary32 and added to the sum of the runs, which
+   starts at +0. */
 typedef struct {
     int mode;
     size_t mma_k;         /* 1..65536 */
@@ -28,9 +29,16 @@ static int64_t sc_fixed(const sc_mat *m, size_t r, size_t c) {
     int64_t v;
     if (sc_is_integer(m->type)) return sc_int(m, r, c);
     code = (unsigned)sc_raw(m, r, c);
-    if (m->type == SC_E2M1) { f = 1; sign = 8; }
-    else if (m->type == SC_E5M2) { f = 2; sign = 0x80; }
-    else { f = 3; sign = 0x80; }
+    if (m->type == SC_E2M1) {
+        f = 1;
+        sign = 8;
+    } else if (m->type == SC_E5M2) {
+        f = 2;
+        sign = 0x80;
+    } else {
+        f = 3;
+        sign = 0x80;
+    }
     magnitude = code & (sign - 1);
     if (m->type == SC_E4M3 && magnitude == 0x7F) return SC_FIXED_NAN;
     if (m->type == SC_E5M2 && magnitude >= 0x7C)
@@ -43,9 +51,7 @@ static int64_t sc_fixed(const sc_mat *m, size_t r, size_t c) {
 
 static int sc_fixed_unit(sc_type t) { return t == SC_E4M3 ? -9 : t == SC_E5M2 ? -16 : t == SC_E2M1 ? -1 : 0; }
 
-static int sc_is_code(sc_type t) {
-    return t == SC_E4M3 || t == SC_E5M2 || t == SC_E2M1 || t == SC_I8 || t == SC_I4;
-}
+static int sc_is_code(sc_type t) { return t == SC_E4M3 || t == SC_E5M2 || t == SC_E2M1 || t == SC_I8 || t == SC_I4; }
 
 /* The exact dot product of columns k0..k1 of two rows, rounded once to binary32. */
 static float sc_dot_exact(const sc_mat *a, size_t m, const sc_mat *b, size_t n, size_t k0, size_t k1) {
@@ -83,7 +89,8 @@ static double sc_product64(const sc_mat *a, size_t m, const sc_mat *b, size_t n,
 }
 
 /* The sum of columns k0..k1 as the matrix unit of `mode` makes it. */
-static float sc_dot_unit(const sc_mode *mode, const sc_mat *a, size_t m, const sc_mat *b, size_t n, size_t k0, size_t k1) {
+static float sc_dot_unit(const sc_mode *mode, const sc_mat *a, size_t m, const sc_mat *b, size_t n, size_t k0,
+                         size_t k1) {
     float sum = 0.0f;
     double plain = 0.0, acc;
     size_t run, step, k, run_end, step_end;
@@ -160,10 +167,13 @@ static int sc_is_grid(const sc_mat *m, size_t rows, size_t cols) {
     return (m->rows == rows && m->cols == cols) || (cols == 1 && m->rows == 1 && m->cols == rows);
 }
 
-static float sc_get_grid(const sc_mat *m, size_t r, size_t c) { return m->rows == 1 && r ? sc_get(m, 0, r) : sc_get(m, r, c); }
+static float sc_get_grid(const sc_mat *m, size_t r, size_t c) {
+    return m->rows == 1 && r ? sc_get(m, 0, r) : sc_get(m, r, c);
+}
 
 /* 1. C[m,n] = sum over blocks of 128 along K, ascending from +0, of d * (sa * sb). */
-int sc_gemm_fp8_block(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat *sb, const sc_mat *c, const sc_mode *mode) {
+int sc_gemm_fp8_block(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat *sb, const sc_mat *c,
+                      const sc_mode *mode) {
     int code = sc_check_product(a, b, c, mode);
     size_t m, n, k, blocks;
     if (code) return code;
@@ -184,8 +194,8 @@ int sc_gemm_fp8_block(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const 
 }
 
 /* 2. C[m,n] = (d * sa[m]) * sb[n] [+ bias[n]], d over the whole of K. */
-int sc_gemm_fp8_token_channel(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat *sb, const sc_mat *bias,
-                              const sc_mat *c, const sc_mode *mode) {
+int sc_gemm_fp8_token_channel(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat *sb,
+                              const sc_mat *bias, const sc_mat *c, const sc_mode *mode) {
     int code = sc_check_product(a, b, c, mode);
     size_t m, n;
     if (code) return code;
@@ -202,9 +212,10 @@ int sc_gemm_fp8_token_channel(const sc_mat *a, const sc_mat *sa, const sc_mat *b
     return SC_OK;
 }
 
-/* 3. C[m,n] = (acc * sx[m]) * sw[n], acc = sum + bias[n] in integers, rounded to binary32 once; `joint`: acc * (sx * sw). */
-int sc_gemm_w8a8(const sc_mat *a, const sc_mat *sx, const sc_mat *b, const sc_mat *sw, const sc_mat *bias, const sc_mat *c,
-                 int joint) {
+/* 3. C[m,n] = (acc * sx[m]) * sw[n], acc = sum + bias[n] in integers, rounded to binary32 once; `joint`: acc * (sx *
+   sw). */
+int sc_gemm_w8a8(const sc_mat *a, const sc_mat *sx, const sc_mat *b, const sc_mat *sw, const sc_mat *bias,
+                 const sc_mat *c, int joint) {
     int code = sc_check_product(a, b, c, NULL);
     sc_mode mode;
     size_t m, n, k;
@@ -221,19 +232,22 @@ int sc_gemm_w8a8(const sc_mat *a, const sc_mat *sx, const sc_mat *b, const sc_ma
             int64_t sum = 0;
             for (k = 0; k < a->cols; k++) sum += sc_int(a, m, k) * sc_int(b, n, k);
             if (bias) sum += bias->rows == 1 ? sc_int(bias, 0, n) : sc_int(bias, n, 0);
-            sc_put(c, m, n, sc_scale_product(&mode, sc_f32_of_int(sum), sc_get_grid(sx, m, 0), sc_get_grid(sw, n, 0)));
+            sc_put(c, m, n,
+                   sc_scale_product(&mode, sc_f32_of_int(sum), sc_get_grid(sx, m, 0), sc_get_grid(sw, n, 0)));
         }
     return SC_OK;
 }
 
-/* 4. w = f32(q - z) * f32(s), rounded to BF16 unless `keep_f32`; acc = acc + f32(a * w), k ascending from +0. Codes U4 (less
-   z, 8 where there is no z) or I4. */
-int sc_gemm_w4a16_group(const sc_mat *a, const sc_mat *b, const sc_mat *s, const sc_mat *z, const sc_mat *c, int keep_f32) {
+/* 4. w = f32(q - z) * f32(s), rounded to BF16 unless `keep_f32`; acc = acc + f32(a * w), k ascending from +0. Codes
+   U4 (less z, 8 where there is no z) or I4. */
+int sc_gemm_w4a16_group(const sc_mat *a, const sc_mat *b, const sc_mat *s, const sc_mat *z, const sc_mat *c,
+                        int keep_f32) {
     int code = sc_check_product(a, b, c, NULL);
     size_t m, n, k, group;
     if (code) return code;
     if (!s) return SC_MISSING;
-    if (!sc_is_output_float(a->type) || (b->type != SC_U4 && b->type != SC_I4) || !sc_is_scale(s->type)) return SC_TYPE;
+    if (!sc_is_output_float(a->type) || (b->type != SC_U4 && b->type != SC_I4) || !sc_is_scale(s->type))
+        return SC_TYPE;
     if (s->rows != b->rows || (a->cols && !s->cols)) return SC_SHAPE;
     if (z && (z->rows != s->rows || z->cols != s->cols)) return SC_SHAPE;
     group = s->cols ? sc_ceil_div(a->cols, s->cols) : 1;
@@ -252,8 +266,8 @@ int sc_gemm_w4a16_group(const sc_mat *a, const sc_mat *b, const sc_mat *s, const
 }
 
 /* 5. Per group acc = acc + f32(integer sum) * sg, from +0; then (acc * sc) * sx [+ bias]. */
-int sc_gemm_w4a8_group(const sc_mat *a, const sc_mat *sx, const sc_mat *b, const sc_mat *sg, const sc_mat *s, const sc_mat *bias,
-                       const sc_mat *c) {
+int sc_gemm_w4a8_group(const sc_mat *a, const sc_mat *sx, const sc_mat *b, const sc_mat *sg, const sc_mat *s,
+                       const sc_mat *bias, const sc_mat *c) {
     int code = sc_check_product(a, b, c, NULL);
     size_t m, n, k, group;
     if (code) return code;
@@ -280,7 +294,8 @@ int sc_gemm_w4a8_group(const sc_mat *a, const sc_mat *sx, const sc_mat *b, const
 }
 
 /* 6, 7. Blocks of 32 along K, ascending from +0: MXFP8, MXFP4 and FP8 x MXFP4. Scales of a per 32 or per 128. */
-int sc_gemm_mx(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat *sb, const sc_mat *c, const sc_mode *mode) {
+int sc_gemm_mx(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat *sb, const sc_mat *c,
+               const sc_mode *mode) {
     int code = sc_check_product(a, b, c, mode);
     size_t m, n, k, blocks, per = 1;
     if (code) return code;
@@ -307,8 +322,8 @@ int sc_gemm_mx(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat 
 }
 
 /* 8. Blocks of 16 along K, ascending from +0: acc = acc + d * (sa * sb); last acc * (ga * gb). */
-int sc_gemm_nvfp4(const sc_mat *a, const sc_mat *sa, const sc_mat *ga, const sc_mat *b, const sc_mat *sb, const sc_mat *gb,
-                  const sc_mat *c, const sc_mode *mode) {
+int sc_gemm_nvfp4(const sc_mat *a, const sc_mat *sa, const sc_mat *ga, const sc_mat *b, const sc_mat *sb,
+                  const sc_mat *gb, const sc_mat *c, const sc_mode *mode) {
     int code = sc_check_product(a, b, c, mode);
     size_t m, n, k, blocks;
     float global;
@@ -341,7 +356,8 @@ int sc_lm_head(const sc_mat *h, const sc_mat *b, const sc_mat *c) {
     for (m = 0; m < h->rows; m++)
         for (n = 0; n < b->rows; n++) {
             double acc = 0.0;
-            for (k = 0; k < h->cols; k++) acc = sc_add64(acc, sc_mul64((double)sc_get(h, m, k), (double)sc_get(b, n, k)));
+            for (k = 0; k < h->cols; k++)
+                acc = sc_add64(acc, sc_mul64((double)sc_get(h, m, k), (double)sc_get(b, n, k)));
             sc_put(c, m, n, sc_narrow(acc));
         }
     return SC_OK;

@@ -46,10 +46,10 @@ enum { SC_JSON_NULL, SC_JSON_FALSE, SC_JSON_TRUE, SC_JSON_NUMBER, SC_JSON_TEXT, 
 typedef struct sc_json {
     int kind;
     double number;
-    int64_t integer;      /* numbers: the value if `exact` */
-    int exact;            /* numbers: written without fraction and exponent, and within 64 bits */
-    char *text;           /* texts; UTF-8 */
-    char *key;            /* members of objects */
+    int64_t integer; /* numbers: the value if `exact` */
+    int exact;       /* numbers: written without fraction and exponent, and within 64 bits */
+    char *text;      /* texts; UTF-8 */
+    char *key;       /* members of objects */
     struct sc_json *first, *next;
 } sc_json;
 
@@ -85,10 +85,14 @@ static int sc_json_hex4(sc_json_reader *in, unsigned *out) {
         unsigned c, digit;
         if (in->at == in->end) return sc_json_fail(in, "a cut escape");
         c = *in->at++;
-        if (c >= '0' && c <= '9') digit = c - '0';
-        else if (c >= 'a' && c <= 'f') digit = c - 'a' + 10;
-        else if (c >= 'A' && c <= 'F') digit = c - 'A' + 10;
-        else return sc_json_fail(in, "an escape without four hexadecimal digits");
+        if (c >= '0' && c <= '9')
+            digit = c - '0';
+        else if (c >= 'a' && c <= 'f')
+            digit = c - 'a' + 10;
+        else if (c >= 'A' && c <= 'F')
+            digit = c - 'A' + 10;
+        else
+            return sc_json_fail(in, "an escape without four hexadecimal digits");
         *out = *out << 4 | digit;
     }
     return 1;
@@ -103,34 +107,67 @@ static char *sc_json_text(sc_json_reader *in) {
         if (from[size] == '\\') size++;
         size++;
     }
-    if (from + size >= in->end) { sc_json_fail(in, "a text without an end"); return NULL; }
+    if (from + size >= in->end) {
+        sc_json_fail(in, "a text without an end");
+        return NULL;
+    }
     out = (char *)malloc(size + 1);
-    if (!out) { sc_json_fail(in, "out of memory"); return NULL; }
+    if (!out) {
+        sc_json_fail(in, "out of memory");
+        return NULL;
+    }
     while (*in->at != '"') {
         unsigned c = *in->at++, low;
-        if (c < 0x20) { sc_json_fail(in, "a control character in a text"); break; }
-        if (c != '\\') { out[n++] = (char)c; continue; }
+        if (c < 0x20) {
+            sc_json_fail(in, "a control character in a text");
+            break;
+        }
+        if (c != '\\') {
+            out[n++] = (char)c;
+            continue;
+        }
         c = *in->at++;
-        if (c == '"' || c == '\\' || c == '/') out[n++] = (char)c;
-        else if (c == 'b') out[n++] = '\b';
-        else if (c == 'f') out[n++] = '\f';
-        else if (c == 'n') out[n++] = '\n';
-        else if (c == 'r') out[n++] = '\r';
-        else if (c == 't') out[n++] = '\t';
+        if (c == '"' || c == '\\' || c == '/')
+            out[n++] = (char)c;
+        else if (c == 'b')
+            out[n++] = '\b';
+        else if (c == 'f')
+            out[n++] = '\f';
+        else if (c == 'n')
+            out[n++] = '\n';
+        else if (c == 'r')
+            out[n++] = '\r';
+        else if (c == 't')
+            out[n++] = '\t';
         else if (c == 'u') {
             if (!sc_json_hex4(in, &c)) break;
-            if (c == 0) { sc_json_fail(in, "a NUL in a text"); break; }
-            if (c >= 0xDC00 && c < 0xE000) { sc_json_fail(in, "half a surrogate pair"); break; }
+            if (c == 0) {
+                sc_json_fail(in, "a NUL in a text");
+                break;
+            }
+            if (c >= 0xDC00 && c < 0xE000) {
+                sc_json_fail(in, "half a surrogate pair");
+                break;
+            }
             if (c >= 0xD800 && c < 0xDC00) {
-                if (in->end - in->at < 6 || in->at[0] != '\\' || in->at[1] != 'u') { sc_json_fail(in, "half a surrogate pair"); break; }
+                if (in->end - in->at < 6 || in->at[0] != '\\' || in->at[1] != 'u') {
+                    sc_json_fail(in, "half a surrogate pair");
+                    break;
+                }
                 in->at += 2;
                 if (!sc_json_hex4(in, &low)) break;
-                if (low < 0xDC00 || low > 0xDFFF) { sc_json_fail(in, "half a surrogate pair"); break; }
+                if (low < 0xDC00 || low > 0xDFFF) {
+                    sc_json_fail(in, "half a surrogate pair");
+                    break;
+                }
                 c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
             }
-            if (c < 0x80) out[n++] = (char)c;
-            else if (c < 0x800) { out[n++] = (char)(0xC0 | c >> 6); out[n++] = (char)(0x80 | (c & 63)); }
-            else if (c < 0x10000) {
+            if (c < 0x80)
+                out[n++] = (char)c;
+            else if (c < 0x800) {
+                out[n++] = (char)(0xC0 | c >> 6);
+                out[n++] = (char)(0x80 | (c & 63));
+            } else if (c < 0x10000) {
                 out[n++] = (char)(0xE0 | c >> 12);
                 out[n++] = (char)(0x80 | (c >> 6 & 63));
                 out[n++] = (char)(0x80 | (c & 63));
@@ -140,10 +177,19 @@ static char *sc_json_text(sc_json_reader *in) {
                 out[n++] = (char)(0x80 | (c >> 6 & 63));
                 out[n++] = (char)(0x80 | (c & 63));
             }
-        } else { sc_json_fail(in, "an unknown escape"); break; }
-        if (in->at >= in->end) { sc_json_fail(in, "a text without an end"); break; }
+        } else {
+            sc_json_fail(in, "an unknown escape");
+            break;
+        }
+        if (in->at >= in->end) {
+            sc_json_fail(in, "a text without an end");
+            break;
+        }
     }
-    if (in->error) { free(out); return NULL; }
+    if (in->error) {
+        free(out);
+        return NULL;
+    }
     in->at++;
     out[n] = 0;
     return out;
@@ -161,8 +207,10 @@ static int sc_json_number(sc_json_reader *in, sc_json *value) {
     size_t n;
     int integer = 1;
     if (*in->at == '-') in->at++;
-    if (in->at < in->end && *in->at == '0') in->at++;
-    else if (!sc_json_digits(in)) return sc_json_fail(in, "a number without digits");
+    if (in->at < in->end && *in->at == '0')
+        in->at++;
+    else if (!sc_json_digits(in))
+        return sc_json_fail(in, "a number without digits");
     if (in->at < in->end && *in->at == '.') {
         in->at++;
         integer = 0;
@@ -202,7 +250,10 @@ static sc_json *sc_json_value(sc_json_reader *in, int depth);
 static int sc_json_items(sc_json_reader *in, sc_json *parent, unsigned char close, int depth) {
     sc_json **tail = &parent->first;
     sc_json_space(in);
-    if (in->at < in->end && *in->at == close) { in->at++; return 1; }
+    if (in->at < in->end && *in->at == close) {
+        in->at++;
+        return 1;
+    }
     for (;;) {
         char *key = NULL;
         sc_json *item;
@@ -214,19 +265,31 @@ static int sc_json_items(sc_json_reader *in, sc_json *parent, unsigned char clos
             key = sc_json_text(in);
             if (!key) return 0;
             for (other = parent->first; other; other = other->next)
-                if (strcmp(other->key, key) == 0) { free(key); return sc_json_fail(in, "two members of one name"); }
+                if (strcmp(other->key, key) == 0) {
+                    free(key);
+                    return sc_json_fail(in, "two members of one name");
+                }
             sc_json_space(in);
-            if (in->at == in->end || *in->at != ':') { free(key); return sc_json_fail(in, "a member without a colon"); }
+            if (in->at == in->end || *in->at != ':') {
+                free(key);
+                return sc_json_fail(in, "a member without a colon");
+            }
             in->at++;
         }
         item = sc_json_value(in, depth);
-        if (!item) { free(key); return 0; }
+        if (!item) {
+            free(key);
+            return 0;
+        }
         item->key = key;
         *tail = item;
         tail = &item->next;
         sc_json_space(in);
         if (in->at == in->end) return sc_json_fail(in, "an end inside a value");
-        if (*in->at == close) { in->at++; return 1; }
+        if (*in->at == close) {
+            in->at++;
+            return 1;
+        }
         if (*in->at != ',') return sc_json_fail(in, "no comma between two values");
         in->at++;
     }
@@ -236,23 +299,65 @@ static sc_json *sc_json_value(sc_json_reader *in, int depth) {
     sc_json *value;
     int fine;
     sc_json_space(in);
-    if (in->at == in->end) { sc_json_fail(in, "an end instead of a value"); return NULL; }
-    if (depth > SC_MAX_DEPTH) { sc_json_fail(in, "nesting too deep"); return NULL; }
+    if (in->at == in->end) {
+        sc_json_fail(in, "an end instead of a value");
+        return NULL;
+    }
+    if (depth > SC_MAX_DEPTH) {
+        sc_json_fail(in, "nesting too deep");
+        return NULL;
+    }
     value = (sc_json *)calloc(1, sizeof *value);
-    if (!value) { sc_json_fail(in, "out of memory"); return NULL; }
+    if (!value) {
+        sc_json_fail(in, "out of memory");
+        return NULL;
+    }
     switch (*in->at) {
-    case '{': in->at++; value->kind = SC_JSON_OBJECT; fine = sc_json_items(in, value, '}', depth + 1); break;
-    case '[': in->at++; value->kind = SC_JSON_ARRAY; fine = sc_json_items(in, value, ']', depth + 1); break;
-    case '"': in->at++; value->kind = SC_JSON_TEXT; value->text = sc_json_text(in); fine = value->text != NULL; break;
-    case 't': value->kind = SC_JSON_TRUE; fine = sc_json_word(in, "true"); break;
-    case 'f': value->kind = SC_JSON_FALSE; fine = sc_json_word(in, "false"); break;
-    case 'n': value->kind = SC_JSON_NULL; fine = sc_json_word(in, "null"); break;
-    case '-': case '0': case '1': case '2': case '3': case '4': case '5': case '6': case '7': case '8': case '9':
-        fine = sc_json_number(in, value);
+    case '{':
+        in->at++;
+        value->kind = SC_JSON_OBJECT;
+        fine = sc_json_items(in, value, '}', depth + 1);
         break;
+    case '[':
+        in->at++;
+        value->kind = SC_JSON_ARRAY;
+        fine = sc_json_items(in, value, ']', depth + 1);
+        break;
+    case '"':
+        in->at++;
+        value->kind = SC_JSON_TEXT;
+        value->text = sc_json_text(in);
+        fine = value->text != NULL;
+        break;
+    case 't':
+        value->kind = SC_JSON_TRUE;
+        fine = sc_json_word(in, "true");
+        break;
+    case 'f':
+        value->kind = SC_JSON_FALSE;
+        fine = sc_json_word(in, "false");
+        break;
+    case 'n':
+        value->kind = SC_JSON_NULL;
+        fine = sc_json_word(in, "null");
+        break;
+    case '-':
+    case '0':
+    case '1':
+    case '2':
+    case '3':
+    case '4':
+    case '5':
+    case '6':
+    case '7':
+    case '8':
+    case '9': fine = sc_json_number(in, value); break;
     default: fine = sc_json_fail(in, "a character that starts no value"); break;
     }
-    if (!fine) { sc_json_free(value); return NULL; }
+    if (!fine) {
+        sc_json_free(value);
+        return NULL;
+    }
     return value;
 }
 

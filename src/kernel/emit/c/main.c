@@ -15,7 +15,8 @@ static void sc_case_free(sc_case *c) {
 static const char *sc_join(char *path, const char *dir, const char *file) {
     const char *p;
     size_t n = strlen(dir), m = strlen(file);
-    if (!*file || *file == '/' || strchr(file, '\\') || strchr(file, ':')) return "its path is not relative with forward slashes";
+    if (!*file || *file == '/' || strchr(file, '\\') || strchr(file, ':'))
+        return "its path is not relative with forward slashes";
     for (p = file; p; p = strchr(p, '/')) {
         if (*p == '/') p++;
         if (p[0] == '.' && p[1] == '.' && (p[2] == 0 || p[2] == '/')) return "its path leaves the folder";
@@ -137,10 +138,14 @@ static void sc_print_escaped(FILE *out, const char *text, int xml) {
     for (; *text; text++) {
         unsigned char ch = (unsigned char)*text;
         if (xml && (ch == '&' || ch == '<' || ch == '>' || ch == '"' || ch < 0x20)) {
-            if (ch < 0x20) fputc(' ', out);
-            else fprintf(out, "&#%u;", (unsigned)ch);
-        } else if (!xml && (ch == '"' || ch == '\\' || ch < 0x20)) fprintf(out, "\\u%04x", (unsigned)ch);
-        else fputc(ch, out);
+            if (ch < 0x20)
+                fputc(' ', out);
+            else
+                fprintf(out, "&#%u;", (unsigned)ch);
+        } else if (!xml && (ch == '"' || ch == '\\' || ch < 0x20))
+            fprintf(out, "\\u%04x", (unsigned)ch);
+        else
+            fputc(ch, out);
     }
 }
 
@@ -155,10 +160,17 @@ typedef struct {
     int list;
 } sc_options;
 
-static const char *sc_kernel_of(const sc_json *entry) { const char *t = sc_json_string(entry, "kernel"); return t ? t : "?"; }
-static const char *sc_name_of(const sc_json *entry) { const char *t = sc_json_string(entry, "case"); return t ? t : "?"; }
+static const char *sc_kernel_of(const sc_json *entry) {
+    const char *t = sc_json_string(entry, "kernel");
+    return t ? t : "?";
+}
+static const char *sc_name_of(const sc_json *entry) {
+    const char *t = sc_json_string(entry, "case");
+    return t ? t : "?";
+}
 
-/* Whether `selected`, KERNEL or KERNEL/CASE or KERNEL/CASE:OUTPUT, names the case; `output` gets what follows the colon. */
+/* Whether `selected`, KERNEL or KERNEL/CASE or KERNEL/CASE:OUTPUT, names the case; `output` gets what follows the
+   colon. */
 static int sc_selects(const char *selected, const sc_json *entry, const char **output) {
     const char *kernel = sc_kernel_of(entry), *name = sc_name_of(entry);
     size_t k = strlen(kernel), n = strlen(name);
@@ -260,7 +272,8 @@ static int sc_run(const sc_options *options, const sc_json *cases) {
         if (options->selected && !sc_selects(options->selected, entry, &output)) continue;
         r->entry = entry;
         r->status = sc_case_run(options->dir, entry, text, sizeof text);
-        printf("%s %s/%s%s%s\n", r->status ? "FAIL" : "ok", sc_kernel_of(entry), sc_name_of(entry), r->status ? " " : "", text);
+        printf("%s %s/%s%s%s\n", r->status ? "FAIL" : "ok", sc_kernel_of(entry), sc_name_of(entry),
+               r->status ? " " : "", text);
         r->text = (char *)malloc(strlen(text) + 1);
         if (!r->text) {
             status = sc_compare_fail("results", "out of memory");
@@ -279,13 +292,15 @@ static int sc_run(const sc_options *options, const sc_json *cases) {
     return status;
 }
 
-/* The format of a dump: bit patterns of `golden`, or values in F16, F32 or F64 where the golden array holds floats. */
+/* The format of a dump: bit patterns of `golden`, or values in F16, F32 or F64 where the golden array holds floats.
+   */
 static sc_type sc_dump_type(const char *descr, sc_type golden) {
     size_t i;
     for (i = 0; i < sizeof SC_DTYPES / sizeof *SC_DTYPES; i++)
         if (SC_DTYPES[i].type == golden && strcmp(SC_DTYPES[i].descr, descr) == 0) return golden;
     /* Libraries without a name for a format write it as raw bytes, or bytes of the other sign. */
-    if (sc_bits(golden) <= 8 && (strcmp(descr, "|u1") == 0 || strcmp(descr, "|i1") == 0 || strcmp(descr, "|V1") == 0)) return golden;
+    if (sc_bits(golden) <= 8 && (strcmp(descr, "|u1") == 0 || strcmp(descr, "|i1") == 0 || strcmp(descr, "|V1") == 0))
+        return golden;
     if (sc_bits(golden) == 16 && (strcmp(descr, "<V2") == 0 || strcmp(descr, "|V2") == 0)) return golden;
     if (sc_is_integer(golden) || golden == SC_E2M1) return SC_NONE;
     if (strcmp(descr, "<f2") == 0) return SC_F16;
@@ -313,8 +328,10 @@ static int sc_run_compare(const sc_options *options, const sc_json *cases) {
     if (!found) return sc_compare_fail(options->selected, "the manifest has no such case");
     outputs = sc_json_member(found, "outputs");
     if (outputs && outputs->kind == SC_JSON_OBJECT) {
-        if (output) spec = sc_json_member(outputs, output);
-        else if (outputs->first && !outputs->first->next) spec = outputs->first;
+        if (output)
+            spec = sc_json_member(outputs, output);
+        else if (outputs->first && !outputs->first->next)
+            spec = outputs->first;
     }
     if (!spec) {
         fprintf(stderr, "kernels: %s: name one of the outputs after a colon:", options->selected);
@@ -331,10 +348,13 @@ static int sc_run_compare(const sc_options *options, const sc_json *cases) {
     if (!error) {
         sc_type type = sc_dump_type(descr, want.type);
         size_t i;
-        if (type == SC_NONE) error = "its .npy type cannot hold this output";
-        else error = sc_array_finish(&got, type, offset);
+        if (type == SC_NONE)
+            error = "its .npy type cannot hold this output";
+        else
+            error = sc_array_finish(&got, type, offset);
         for (i = 0; !error && i < want.rank; i++)
-            if (got.rank != want.rank || got.shape[i] != want.shape[i]) error = "its shape is not the one of the golden output";
+            if (got.rank != want.rank || got.shape[i] != want.shape[i])
+                error = "its shape is not the one of the golden output";
         if (!error && got.rank != want.rank) error = "its shape is not the one of the golden output";
     }
     if (error) {
@@ -347,7 +367,8 @@ static int sc_run_compare(const sc_options *options, const sc_json *cases) {
     memset(&metrics, 0, sizeof metrics);
     metrics.threshold = want.type == SC_F16 || want.type == SC_BF16 ? 1e-4 : 1e-6;
     for (r = 0; r < want.mat.rows; r++)
-        for (c = 0; c < want.mat.cols; c++) sc_metrics_add(&metrics, sc_value(&got.mat, r, c), sc_value(&want.mat, r, c));
+        for (c = 0; c < want.mat.cols; c++)
+            sc_metrics_add(&metrics, sc_value(&got.mat, r, c), sc_value(&want.mat, r, c));
     sc_metrics_print(&metrics);
     printf("elements %.0f\nmismatches %.0f\n", (double)metrics.n, (double)d.differ);
     if (d.differ) {
@@ -396,8 +417,10 @@ static int sc_main(int argc, char **argv) {
         values[2] = &options.junit;
         values[3] = &options.json;
         for (k = 0; k < 4 && strcmp(argv[i], NAMES[k]) != 0; k++) {}
-        if (k < 4 && i + 1 < argc && !*values[k]) *values[k] = argv[++i];
-        else if (strcmp(argv[i], "--list") == 0) options.list = 1;
+        if (k < 4 && i + 1 < argc && !*values[k])
+            *values[k] = argv[++i];
+        else if (strcmp(argv[i], "--list") == 0)
+            options.list = 1;
         else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             sc_usage(stdout);
             return 0;
@@ -425,13 +448,16 @@ static int sc_main(int argc, char **argv) {
     if (!sc_read_file(path, &text)) return sc_compare_fail(path, "it cannot be read");
     manifest = sc_json_parse(&reader, &text);
     if (!manifest) {
-        fprintf(stderr, "kernels: %s: %s at byte %lu\n", path, reader.error, (unsigned long)(reader.at - reader.start));
+        fprintf(stderr, "kernels: %s: %s at byte %lu\n", path, reader.error,
+                (unsigned long)(reader.at - reader.start));
         free(text.data);
         return 2;
     }
     cases = sc_json_member(manifest, "cases");
-    if (!cases || cases->kind != SC_JSON_ARRAY) status = sc_compare_fail(path, "it has no array of cases");
-    else status = options.compare ? sc_run_compare(&options, cases) : sc_run(&options, cases);
+    if (!cases || cases->kind != SC_JSON_ARRAY)
+        status = sc_compare_fail(path, "it has no array of cases");
+    else
+        status = options.compare ? sc_run_compare(&options, cases) : sc_run(&options, cases);
     sc_json_free(manifest);
     free(text.data);
     if (fflush(stdout) || ferror(stdout)) return 2;

@@ -54,8 +54,8 @@ static int sc_norm_start(sc_norm *n, const sc_mat *x, const sc_mat *w, const sc_
     return SC_OK;
 }
 
-/* 12. y = bf16(f32(f32(h * r) [-> BF16 if bf16_x] * w)), h = bf16(x + residual) or x, r = f32(1 / sqrt(sum(h^2) / H + eps))
-   with all of it in binary64, columns ascending. */
+/* 12. y = bf16(f32(f32(h * r) [-> BF16 if bf16_x] * w)), h = bf16(x + residual) or x, r = f32(1 / sqrt(sum(h^2) / H +
+   eps)) with all of it in binary64, columns ascending. */
 int sc_rmsnorm(const sc_mat *x, const sc_mat *w, const sc_mat *residual, double eps, int bf16_x, const sc_mat *y,
                const sc_mat *residual_out) {
     sc_norm n;
@@ -71,8 +71,9 @@ int sc_rmsnorm(const sc_mat *x, const sc_mat *w, const sc_mat *residual, double 
 }
 
 /* 12. The rows of sc_rmsnorm, quantized by a recipe. */
-int sc_rmsnorm_quant(const sc_mat *x, const sc_mat *w, const sc_mat *residual, double eps, int bf16_x, const char *recipe,
-                     size_t block_rows, size_t block_cols, const sc_mat *codes, const sc_mat *scale, const sc_mat *residual_out) {
+int sc_rmsnorm_quant(const sc_mat *x, const sc_mat *w, const sc_mat *residual, double eps, int bf16_x,
+                     const char *recipe, size_t block_rows, size_t block_cols, const sc_mat *codes,
+                     const sc_mat *scale, const sc_mat *residual_out) {
     sc_norm n;
     sc_source source;
     const sc_recipe *found = sc_find_recipe(recipe);
@@ -113,8 +114,8 @@ static int sc_glu_start(sc_glu *s, const sc_mat *x, const sc_mat *weight, float 
     return SC_OK;
 }
 
-/* 13. y = bf16(g / (1 + exp(-g)) * u [* weight]) in binary32; g is the first half of a row, at most `limit`; u the second,
-   within +-limit; limit 0 is none. */
+/* 13. y = bf16(g / (1 + exp(-g)) * u [* weight]) in binary32; g is the first half of a row, at most `limit`; u the
+   second, within +-limit; limit 0 is none. */
 int sc_swiglu(const sc_mat *x, const sc_mat *weight, float limit, const sc_mat *y) {
     sc_glu s;
     size_t r, c;
@@ -159,7 +160,8 @@ int sc_rope(const sc_mat *x, const sc_mat *cosines, const sc_mat *sines, int int
     for (r = 0; r < x->rows; r++)
         for (i = 0; i < half; i++) {
             size_t at0 = interleaved ? 2 * i : i, at1 = interleaved ? 2 * i + 1 : i + half;
-            float x0 = sc_get(x, r, at0), x1 = sc_get(x, r, at1), c = sc_get(cosines, r / heads, i), s = sc_get(sines, r / heads, i);
+            float x0 = sc_get(x, r, at0), x1 = sc_get(x, r, at1), c = sc_get(cosines, r / heads, i),
+                  s = sc_get(sines, r / heads, i);
             sc_put(y, r, at0, sc_sub(sc_mul(x0, c), sc_mul(x1, s)));
             sc_put(y, r, at1, sc_add(sc_mul(x1, c), sc_mul(x0, s)));
         }
@@ -173,8 +175,10 @@ static double sc_get64(const sc_mat *m, size_t r, size_t c) {
 }
 
 static void sc_put64(const sc_mat *m, size_t r, size_t c, double v) {
-    if (m->type == SC_F64) sc_set_raw(m, r, c, sc_is_nan64(v) ? UINT64_C(0x7FF8000000000000) : sc_bits_of64(v));
-    else sc_put(m, r, c, sc_narrow(v));
+    if (m->type == SC_F64)
+        sc_set_raw(m, r, c, sc_is_nan64(v) ? UINT64_C(0x7FF8000000000000) : sc_bits_of64(v));
+    else
+        sc_put(m, r, c, sc_narrow(v));
 }
 
 static double sc_dot64(const sc_mat *a, size_t r, const sc_mat *b, size_t q) {
@@ -184,7 +188,8 @@ static double sc_dot64(const sc_mat *a, size_t r, const sc_mat *b, size_t q) {
     return sum;
 }
 
-/* exp(score - largest) of scores[0..n], in place, rounded to BF16 if cast_p; returns their sum before that rounding. */
+/* exp(score - largest) of scores[0..n], in place, rounded to BF16 if cast_p; returns their sum before that rounding.
+   */
 static double sc_softmax64(double *scores, size_t n, int cast_p) {
     double largest = n ? scores[0] : 0.0, sum = 0.0;
     size_t i;
@@ -198,11 +203,13 @@ static double sc_softmax64(double *scores, size_t n, int cast_p) {
     return sum;
 }
 
-/* 15. Multi-head latent attention in binary64. Rows of q_nope, q_pe and y: t * heads + h; rows of W_UK: h * Dn + d; rows of
-   W_UV: h * Dv + d. Plain form: keys W_UK kv and values W_UV kv. Absorbed form: the query goes through W_UK and the result
-   through W_UV; the division by the sum of probabilities is last. causal: query t sees keys 0 to S - T + t. `work` has room for S + 2 * max(Dn, Dv, rank) numbers. */
-int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_mat *k_pe, const sc_mat *w_uk, const sc_mat *w_uv,
-           size_t heads, double scale, int causal, int cast_p, int absorbed, double *work, const sc_mat *y) {
+/* 15. Multi-head latent attention in binary64. Rows of q_nope, q_pe and y: t * heads + h; rows of W_UK: h * Dn + d;
+   rows of W_UV: h * Dv + d. Plain form: keys W_UK kv and values W_UV kv. Absorbed form: the query goes through W_UK
+   and the result through W_UV; the division by the sum of probabilities is last. causal: query t sees keys 0 to S - T
+   + t. `work` has room for S + 2 * max(Dn, Dv, rank) numbers. */
+int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_mat *k_pe, const sc_mat *w_uk,
+           const sc_mat *w_uv, size_t heads, double scale, int causal, int cast_p, int absorbed, double *work,
+           const sc_mat *y) {
     size_t tokens, keys, rank, dn, dv, t, h, s, d, r, seen;
     double *scores = work, *latent, *value;
     if (!q_nope || !q_pe || !kv || !k_pe || !w_uk || !w_uv || !y) return SC_MISSING;
@@ -213,8 +220,10 @@ int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_
     rank = kv->cols;
     dn = q_nope->cols;
     dv = y->cols;
-    if (q_pe->rows != q_nope->rows || k_pe->rows != keys || q_pe->cols != k_pe->cols || y->rows != q_nope->rows) return SC_SHAPE;
-    if (w_uk->rows != heads * dn || w_uk->cols != rank || w_uv->rows != heads * dv || w_uv->cols != rank) return SC_SHAPE;
+    if (q_pe->rows != q_nope->rows || k_pe->rows != keys || q_pe->cols != k_pe->cols || y->rows != q_nope->rows)
+        return SC_SHAPE;
+    if (w_uk->rows != heads * dn || w_uk->cols != rank || w_uv->rows != heads * dv || w_uv->cols != rank)
+        return SC_SHAPE;
     latent = work + keys;
     value = latent + (rank > dn ? rank : dn);
     for (t = 0; t < tokens; t++)
@@ -226,7 +235,8 @@ int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_
                 for (r = 0; r < rank; r++) {
                     latent[r] = 0.0;
                     for (d = 0; d < dn; d++)
-                        latent[r] = sc_add64(latent[r], sc_mul64((double)sc_get(q_nope, row, d), (double)sc_get(w_uk, h * dn + d, r)));
+                        latent[r] = sc_add64(
+                            latent[r], sc_mul64((double)sc_get(q_nope, row, d), (double)sc_get(w_uk, h * dn + d, r)));
                 }
             for (s = 0; s < seen; s++) {
                 double score = 0.0;
@@ -234,7 +244,8 @@ int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_
                     for (r = 0; r < rank; r++) score = sc_add64(score, sc_mul64(latent[r], (double)sc_get(kv, s, r)));
                 else
                     for (d = 0; d < dn; d++)
-                        score = sc_add64(score, sc_mul64((double)sc_get(q_nope, row, d), sc_dot64(w_uk, h * dn + d, kv, s)));
+                        score = sc_add64(score,
+                                         sc_mul64((double)sc_get(q_nope, row, d), sc_dot64(w_uk, h * dn + d, kv, s)));
                 score = sc_add64(score, sc_dot64(q_pe, row, k_pe, s));
                 scores[s] = sc_mul64(score, scale);
             }
@@ -242,17 +253,20 @@ int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_
             if (absorbed) {
                 for (r = 0; r < rank; r++) {
                     value[r] = 0.0;
-                    for (s = 0; s < seen; s++) value[r] = sc_add64(value[r], sc_mul64(scores[s], (double)sc_get(kv, s, r)));
+                    for (s = 0; s < seen; s++)
+                        value[r] = sc_add64(value[r], sc_mul64(scores[s], (double)sc_get(kv, s, r)));
                 }
                 for (d = 0; d < dv; d++) {
                     double sum = 0.0;
-                    for (r = 0; r < rank; r++) sum = sc_add64(sum, sc_mul64(value[r], (double)sc_get(w_uv, h * dv + d, r)));
+                    for (r = 0; r < rank; r++)
+                        sum = sc_add64(sum, sc_mul64(value[r], (double)sc_get(w_uv, h * dv + d, r)));
                     sc_put64(y, row, d, seen ? sc_div64(sum, total) : 0.0);
                 }
             } else {
                 for (d = 0; d < dv; d++) {
                     double sum = 0.0;
-                    for (s = 0; s < seen; s++) sum = sc_add64(sum, sc_mul64(scores[s], sc_dot64(w_uv, h * dv + d, kv, s)));
+                    for (s = 0; s < seen; s++)
+                        sum = sc_add64(sum, sc_mul64(scores[s], sc_dot64(w_uv, h * dv + d, kv, s)));
                     sc_put64(y, row, d, seen ? sc_div64(sum, total) : 0.0);
                 }
             }
@@ -260,16 +274,18 @@ int sc_mla(const sc_mat *q_nope, const sc_mat *q_pe, const sc_mat *kv, const sc_
     return SC_OK;
 }
 
-/* 16. Sparse attention with a sink. Row t * heads + h of q and y; row t of idx lists keys, -1 = masked.
-   l = f32(exact q.k) * scale; p = exp(l - max); den = sum of p (binary32, ascending) + exp(sink - max);
-   o = f32(exact sum of bf16(p) * v), p kept if keep_f32; y = o / den. Without any key y is 0. `work`: a number per listed key. */
-int sc_sparse_attn_sink(const sc_mat *q, const sc_mat *kv, const sc_mat *idx, const sc_mat *sink, float scale, int keep_f32,
-                        float *work, const sc_mat *y) {
+/* 16. Sparse attention with a sink. Row t * heads + h of q and y; row t of idx lists keys, -1 = masked. l = f32(exact
+   q.k) * scale; p = exp(l - max); den = sum of p (binary32, ascending) + exp(sink - max); o = f32(exact sum of
+   bf16(p) * v), p kept if keep_f32; y = o / den. Without any key y is 0. `work`: a number per listed key. */
+int sc_sparse_attn_sink(const sc_mat *q, const sc_mat *kv, const sc_mat *idx, const sc_mat *sink, float scale,
+                        int keep_f32, float *work, const sc_mat *y) {
     size_t heads, row, i, d;
     if (!q || !kv || !idx || !sink || !y) return SC_MISSING;
     if (!sc_is_output_float(y->type) || !sc_is_integer(idx->type) || sink->type != SC_F32) return SC_TYPE;
     heads = sc_count(sink);
-    if (heads == 0 || q->rows != idx->rows * heads || q->cols != kv->cols || y->rows != q->rows || y->cols != kv->cols) return SC_SHAPE;
+    if (heads == 0 || q->rows != idx->rows * heads || q->cols != kv->cols || y->rows != q->rows ||
+        y->cols != kv->cols)
+        return SC_SHAPE;
     for (row = 0; row < q->rows; row++) {
         size_t t = row / heads;
         float largest = 0.0f, den = 0.0f;
@@ -297,7 +313,8 @@ int sc_sparse_attn_sink(const sc_mat *q, const sc_mat *kv, const sc_mat *idx, co
             sc_sum_clear(&sum);
             for (i = 0; i < idx->cols; i++) {
                 int64_t key = sc_int(idx, t, i);
-                if (key >= 0) sc_sum_product(&sum, keep_f32 ? work[i] : sc_round_bf16(work[i]), sc_get(kv, (size_t)key, d));
+                if (key >= 0)
+                    sc_sum_product(&sum, keep_f32 ? work[i] : sc_round_bf16(work[i]), sc_get(kv, (size_t)key, d));
             }
             sc_put(y, row, d, sc_div(sc_sum_f32(&sum), den));
         }
@@ -335,18 +352,22 @@ typedef struct {
     float scale;
 } sc_gate;
 
-/* 17. Scores of a row; rank = score + bias (softmax: logit + bias); groups by the sum of their two largest ranks; the best
-   topk of the best topk_group groups, ties to the lower index. weights = score / max(sum, 1e-20) * scale. `work` has room for
-   2 * E + groups numbers. */
-int sc_moe_gate(const sc_mat *logits, const sc_mat *bias, const sc_gate *gate, float *work, const sc_mat *idx, const sc_mat *weights) {
+/* 17. Scores of a row; rank = score + bias (softmax: logit + bias); groups by the sum of their two largest ranks; the
+   best topk of the best topk_group groups, ties to the lower index. weights = score / max(sum, 1e-20) * scale. `work`
+   has room for 2 * E + groups numbers. */
+int sc_moe_gate(const sc_mat *logits, const sc_mat *bias, const sc_gate *gate, float *work, const sc_mat *idx,
+                const sc_mat *weights) {
     size_t experts, t, e, g, i, per;
     float *score = work, *rank, *best;
     if (!logits || !idx || !weights) return SC_MISSING;
-    if (!sc_is_output_float(logits->type) || !sc_is_integer(idx->type) || !sc_is_output_float(weights->type)) return SC_TYPE;
+    if (!sc_is_output_float(logits->type) || !sc_is_integer(idx->type) || !sc_is_output_float(weights->type))
+        return SC_TYPE;
     experts = logits->cols;
-    if ((bias && sc_count(bias) != experts) || idx->rows != logits->rows || weights->rows != logits->rows) return SC_SHAPE;
+    if ((bias && sc_count(bias) != experts) || idx->rows != logits->rows || weights->rows != logits->rows)
+        return SC_SHAPE;
     if (idx->cols != gate->topk || weights->cols != gate->topk) return SC_SHAPE;
-    if (gate->groups == 0 || experts % gate->groups || gate->topk_group > gate->groups || gate->topk > experts) return SC_PARAM;
+    if (gate->groups == 0 || experts % gate->groups || gate->topk_group > gate->groups || gate->topk > experts)
+        return SC_PARAM;
     rank = work + experts;
     best = rank + experts;
     per = experts / gate->groups;
@@ -355,8 +376,10 @@ int sc_moe_gate(const sc_mat *logits, const sc_mat *bias, const sc_gate *gate, f
         for (e = 0; e < experts; e++) largest = e ? sc_max(largest, sc_get(logits, t, e)) : sc_get(logits, t, e);
         for (e = 0; e < experts; e++) {
             float x = sc_get(logits, t, e);
-            if (gate->scoring == SC_SIGMOID) score[e] = sc_div(1.0f, sc_add(1.0f, sc_exp(-x)));
-            else if (gate->scoring == SC_SQRT_SOFTPLUS) score[e] = sc_sqrt(x > 20.0f ? x : sc_log1p(sc_exp(x)));
+            if (gate->scoring == SC_SIGMOID)
+                score[e] = sc_div(1.0f, sc_add(1.0f, sc_exp(-x)));
+            else if (gate->scoring == SC_SQRT_SOFTPLUS)
+                score[e] = sc_sqrt(x > 20.0f ? x : sc_log1p(sc_exp(x)));
             else {
                 score[e] = sc_exp(sc_sub(x, largest));
                 total = sc_add(total, score[e]);
@@ -370,8 +393,11 @@ int sc_moe_gate(const sc_mat *logits, const sc_mat *bias, const sc_gate *gate, f
         for (g = 0; g < gate->groups; g++) {
             float first = sc_from_bits(0xFF800000u), second = first;
             for (e = g * per; e < (g + 1) * per; e++) {
-                if (rank[e] > first) { second = first; first = rank[e]; }
-                else if (rank[e] > second) second = rank[e];
+                if (rank[e] > first) {
+                    second = first;
+                    first = rank[e];
+                } else if (rank[e] > second)
+                    second = rank[e];
             }
             best[g] = per > 1 ? sc_add(first, second) : first;
         }
@@ -379,7 +405,8 @@ int sc_moe_gate(const sc_mat *logits, const sc_mat *bias, const sc_gate *gate, f
         for (g = 0; g < gate->groups; g++) {
             size_t better = 0;
             for (i = 0; i < gate->groups; i++) better += best[i] > best[g] || (best[i] == best[g] && i < g);
-            for (e = g * per; better >= gate->topk_group && e < (g + 1) * per; e++) rank[e] = sc_from_bits(0xFF800000u);
+            for (e = g * per; better >= gate->topk_group && e < (g + 1) * per; e++)
+                rank[e] = sc_from_bits(0xFF800000u);
         }
         total = 0.0f;
         for (i = 0; i < gate->topk; i++) {
@@ -410,10 +437,10 @@ static sc_mat sc_rows(const sc_mat *m, size_t first, size_t count) {
     return part;
 }
 
-/* 18. Rows offsets[e] to offsets[e + 1] of a use expert e of b by kernel 1 (base 1), 3 or 7; rows of b: e * N + n. Rows past the
-   last offset are not written. */
-int sc_moe_grouped_gemm(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat *sb, const sc_mat *offsets, int base,
-                        const sc_mat *c, const sc_mode *mode) {
+/* 18. Rows offsets[e] to offsets[e + 1] of a use expert e of b by kernel 1 (base 1), 3 or 7; rows of b: e * N + n.
+   Rows past the last offset are not written. */
+int sc_moe_grouped_gemm(const sc_mat *a, const sc_mat *sa, const sc_mat *b, const sc_mat *sb, const sc_mat *offsets,
+                        int base, const sc_mat *c, const sc_mode *mode) {
     size_t experts, e, n, scale_rows;
     int code;
     if (!a || !sa || !b || !sb || !offsets || !c) return SC_MISSING;
@@ -443,9 +470,12 @@ int sc_moe_grouped_gemm(const sc_mat *a, const sc_mat *sa, const sc_mat *b, cons
         part_c = sc_rows(c, (size_t)from, (size_t)(to - from));
         part_b = sc_rows(b, e * n, n);
         part_sb = sc_rows(&flat_sb, e * scale_rows, scale_rows);
-        if (base == 1) code = sc_gemm_fp8_block(&part_a, &part_sa, &part_b, &part_sb, &part_c, mode);
-        else if (base == 3) code = sc_gemm_w8a8(&part_a, &part_sa, &part_b, &part_sb, NULL, &part_c, mode->joint);
-        else code = sc_gemm_mx(&part_a, &part_sa, &part_b, &part_sb, &part_c, mode);
+        if (base == 1)
+            code = sc_gemm_fp8_block(&part_a, &part_sa, &part_b, &part_sb, &part_c, mode);
+        else if (base == 3)
+            code = sc_gemm_w8a8(&part_a, &part_sa, &part_b, &part_sb, NULL, &part_c, mode->joint);
+        else
+            code = sc_gemm_mx(&part_a, &part_sa, &part_b, &part_sb, &part_c, mode);
         if (code) return code;
     }
     return SC_OK;
@@ -456,7 +486,8 @@ int sc_moe_combine(const sc_mat *x, const sc_mat *row, const sc_mat *weights, co
     size_t t, c, k;
     if (!x || !row || !weights || !y) return SC_MISSING;
     if (!sc_is_output_float(x->type) || !sc_is_integer(row->type) || !sc_is_output_float(y->type)) return SC_TYPE;
-    if (row->rows != y->rows || weights->rows != row->rows || weights->cols != row->cols || x->cols != y->cols) return SC_SHAPE;
+    if (row->rows != y->rows || weights->rows != row->rows || weights->cols != row->cols || x->cols != y->cols)
+        return SC_SHAPE;
     for (t = 0; t < y->rows; t++) {
         for (k = 0; k < row->cols; k++)
             if (sc_int(row, t, k) < 0 || (uint64_t)sc_int(row, t, k) >= x->rows) return SC_VALUE;

@@ -5,7 +5,7 @@ typedef struct {
     sc_type type;
     size_t rank, shape[SC_MAX_RANK]; /* as stored: the last axis of packed formats counts bytes */
     sc_mat mat;
-    sc_bytes file;                   /* what `mat.data` points into; all of it for computed arrays */
+    sc_bytes file; /* what `mat.data` points into; all of it for computed arrays */
 } sc_array;
 
 typedef struct {
@@ -14,11 +14,26 @@ typedef struct {
 } sc_dtype;
 
 static const sc_dtype SC_DTYPES[] = {
-    {"F64", "<f8", SC_F64}, {"F32", "<f4", SC_F32}, {"F16", "<f2", SC_F16}, {"BF16", "<u2", SC_BF16},
-    {"F8_E4M3", "|u1", SC_E4M3}, {"F8_E5M2", "|u1", SC_E5M2}, {"F8_E4M3FNUZ", "|u1", SC_E4M3FNUZ},
-    {"F8_E5M2FNUZ", "|u1", SC_E5M2FNUZ}, {"F8_E8M0", "|u1", SC_E8M0}, {"F4", "|u1", SC_E2M1}, {"U4", "|u1", SC_U4},
-    {"I4", "|u1", SC_I4}, {"U8", "|u1", SC_U8}, {"I8", "|i1", SC_I8}, {"I16", "<i2", SC_I16}, {"U16", "<u2", SC_U16},
-    {"I32", "<i4", SC_I32}, {"U32", "<u4", SC_U32}, {"I64", "<i8", SC_I64}, {"U64", "<u8", SC_U64},
+    {"F64", "<f8", SC_F64},
+    {"F32", "<f4", SC_F32},
+    {"F16", "<f2", SC_F16},
+    {"BF16", "<u2", SC_BF16},
+    {"F8_E4M3", "|u1", SC_E4M3},
+    {"F8_E5M2", "|u1", SC_E5M2},
+    {"F8_E4M3FNUZ", "|u1", SC_E4M3FNUZ},
+    {"F8_E5M2FNUZ", "|u1", SC_E5M2FNUZ},
+    {"F8_E8M0", "|u1", SC_E8M0},
+    {"F4", "|u1", SC_E2M1},
+    {"U4", "|u1", SC_U4},
+    {"I4", "|u1", SC_I4},
+    {"U8", "|u1", SC_U8},
+    {"I8", "|i1", SC_I8},
+    {"I16", "<i2", SC_I16},
+    {"U16", "<u2", SC_U16},
+    {"I32", "<i4", SC_I32},
+    {"U32", "<u4", SC_U32},
+    {"I64", "<i8", SC_I64},
+    {"U64", "<u8", SC_U64},
 };
 
 static const sc_dtype *sc_find_dtype(const char *name) {
@@ -74,8 +89,10 @@ static const char *sc_npy_header(const char *p, char *descr, size_t descr_size, 
             seen |= 1;
         } else if (strncmp(p, "'fortran_order':", 16) == 0 && !(seen & 2)) {
             p = sc_npy_skip(p + 16);
-            if (strncmp(p, "False", 5) == 0) p += 5;
-            else return "it is in Fortran order: write it in C order";
+            if (strncmp(p, "False", 5) == 0)
+                p += 5;
+            else
+                return "it is in Fortran order: write it in C order";
             seen |= 2;
         } else if (strncmp(p, "'shape':", 8) == 0 && !(seen & 4)) {
             p = sc_npy_skip(p + 8);
@@ -93,8 +110,10 @@ static const char *sc_npy_header(const char *p, char *descr, size_t descr_size, 
                 if (a->rank == SC_MAX_RANK) return "it has too many axes";
                 a->shape[a->rank++] = v;
                 p = sc_npy_skip(p);
-                if (*p == ',') p++;
-                else if (*p != ')') return "its shape is no tuple of lengths";
+                if (*p == ',')
+                    p++;
+                else if (*p != ')')
+                    return "its shape is no tuple of lengths";
             }
             p++;
             seen |= 4;
@@ -102,8 +121,10 @@ static const char *sc_npy_header(const char *p, char *descr, size_t descr_size, 
             return "its header has an unknown or repeated key";
         }
         p = sc_npy_skip(p);
-        if (*p == ',') p++;
-        else if (*p != '}') return "its header is no dictionary";
+        if (*p == ',')
+            p++;
+        else if (*p != '}')
+            return "its header is no dictionary";
     }
     for (p++; *p == ' ' || *p == '\n'; p++) {}
     if (*p) return "its header is followed by something else";
@@ -144,7 +165,8 @@ static const char *sc_array_finish(sc_array *a, sc_type type, size_t offset) {
     size_t bytes;
     a->type = type;
     if (!sc_array_layout(a, &bytes)) return "its shape is too large";
-    if (a->file.size - offset != bytes) return a->file.size - offset < bytes ? "its data are cut" : "its data are longer than its shape";
+    if (a->file.size - offset != bytes)
+        return a->file.size - offset < bytes ? "its data are cut" : "its data are longer than its shape";
     a->mat.data = a->file.data + offset;
     return NULL;
 }

@@ -2,20 +2,63 @@
 
 /* One operation and one rounding each: the volatile temporary keeps compilers from fusing, reassociating and keeping
    excess precision. `#pragma STDC FP_CONTRACT OFF` is not used: some compilers ignore it. */
-static float sc_add(float a, float b) { volatile float r = a + b; return r; }
-static float sc_sub(float a, float b) { volatile float r = a - b; return r; }
-static float sc_mul(float a, float b) { volatile float r = a * b; return r; }
-static float sc_div(float a, float b) { volatile float r = a / b; return r; }
-static double sc_add64(double a, double b) { volatile double r = a + b; return r; }
-static double sc_sub64(double a, double b) { volatile double r = a - b; return r; }
-static double sc_mul64(double a, double b) { volatile double r = a * b; return r; }
-static double sc_div64(double a, double b) { volatile double r = a / b; return r; }
-static float sc_narrow(double a) { volatile float r = (float)a; return r; }
+static float sc_add(float a, float b) {
+    volatile float r = a + b;
+    return r;
+}
+static float sc_sub(float a, float b) {
+    volatile float r = a - b;
+    return r;
+}
+static float sc_mul(float a, float b) {
+    volatile float r = a * b;
+    return r;
+}
+static float sc_div(float a, float b) {
+    volatile float r = a / b;
+    return r;
+}
+static double sc_add64(double a, double b) {
+    volatile double r = a + b;
+    return r;
+}
+static double sc_sub64(double a, double b) {
+    volatile double r = a - b;
+    return r;
+}
+static double sc_mul64(double a, double b) {
+    volatile double r = a * b;
+    return r;
+}
+static double sc_div64(double a, double b) {
+    volatile double r = a / b;
+    return r;
+}
+static float sc_narrow(double a) {
+    volatile float r = (float)a;
+    return r;
+}
 
-static uint32_t sc_bits_of(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
-static float sc_from_bits(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
-static uint64_t sc_bits_of64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
-static double sc_from_bits64(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
+static uint32_t sc_bits_of(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return u;
+}
+static float sc_from_bits(uint32_t u) {
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+static uint64_t sc_bits_of64(double x) {
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    return u;
+}
+static double sc_from_bits64(uint64_t u) {
+    double x;
+    memcpy(&x, &u, 8);
+    return x;
+}
 
 /* Classes of values by their bits: comparisons of NaNs are what careless compiler flags break first. */
 static int sc_is_nan(float x) { return (sc_bits_of(x) & 0x7FFFFFFFu) > 0x7F800000u; }
@@ -43,8 +86,8 @@ static uint64_t sc_shift_rne(uint64_t m, unsigned shift) {
     return q + (rest > half || (rest == half && (q & 1)));
 }
 
-/* The binary32 value nearest to (-1)^negative * (m + tail) * 2^e, 0 <= tail < 1, where `sticky` says whether tail is not
-   zero. Integer arithmetic only. */
+/* The binary32 value nearest to (-1)^negative * (m + tail) * 2^e, 0 <= tail < 1, where `sticky` says whether tail is
+   not zero. Integer arithmetic only. */
 static float sc_make_f32(int negative, uint64_t m, int sticky, int e) {
     uint32_t sign = negative ? 0x80000000u : 0, r;
     int top, last, shift;
@@ -82,21 +125,30 @@ static double sc_sqrt64(double x) {
     m = bits & (((uint64_t)1 << 52) - 1);
     if (e == 0) {
         e = 1;
-        while (!(m >> 52)) { m <<= 1; e--; }
+        while (!(m >> 52)) {
+            m <<= 1;
+            e--;
+        }
     } else {
         m |= (uint64_t)1 << 52;
     }
     /* x = m * 2^(e - 1075); an even exponent, then 54 bits of root out of 108 bits of radicand. */
-    if ((e - 1075) % 2 != 0) { m <<= 1; e--; }
+    if ((e - 1075) % 2 != 0) {
+        m <<= 1;
+        e--;
+    }
     for (i = 53; i >= 0; i--) {
         unsigned pair = (unsigned)(i >= 27 ? m >> (2 * (i - 27)) & 3 : 0);
         uint64_t trial = root << 2 | 1;
         rest = rest << 2 | pair;
         root <<= 1;
-        if (rest >= trial) { rest -= trial; root |= 1; }
+        if (rest >= trial) {
+            rest -= trial;
+            root |= 1;
+        }
     }
-    /* root = floor(sqrt(m * 2^54)) has 54 bits, one more than fit. An odd root is never exactly halfway: its square is odd,
-       and m * 2^54 is not. */
+    /* root = floor(sqrt(m * 2^54)) has 54 bits, one more than fit. An odd root is never exactly halfway: its square
+       is odd, and m * 2^54 is not. */
     root = (root >> 1) + (root & 1);
     e = (e - 1075 - 54) / 2 + 1;
     return sc_mul64(sc_mul64((double)root, sc_pow2(e / 2)), sc_pow2(e - e / 2));
@@ -148,8 +200,10 @@ static void sc_sum_add(sc_sum *s, int negative, uint64_t m, int e) {
     part[1] = (part[1] & 0xFFFFFFFFu) + (part[0] >> 32);
     part[0] &= 0xFFFFFFFFu;
     for (at = 0; at < 3 && i + at < SC_SUM_LIMBS; at++) {
-        if (negative) s->limb[i + at] -= (int64_t)part[at];
-        else s->limb[i + at] += (int64_t)part[at];
+        if (negative)
+            s->limb[i + at] -= (int64_t)part[at];
+        else
+            s->limb[i + at] += (int64_t)part[at];
     }
 }
 
@@ -159,15 +213,22 @@ static void sc_sum_product(sc_sum *s, float a, float b) {
     uint32_t ex = x >> 23 & 0xFF, ey = y >> 23 & 0xFF, mx = x & 0x7FFFFFu, my = y & 0x7FFFFFu;
     int negative = (int)((x ^ y) >> 31);
     if (ex == 0xFF || ey == 0xFF) {
-        if (sc_is_nan(a) || sc_is_nan(b) || (ex == 0 && mx == 0) || (ey == 0 && my == 0)) s->nan = 1;
-        else if (negative) s->negative_inf = 1;
-        else s->inf = 1;
+        if (sc_is_nan(a) || sc_is_nan(b) || (ex == 0 && mx == 0) || (ey == 0 && my == 0))
+            s->nan = 1;
+        else if (negative)
+            s->negative_inf = 1;
+        else
+            s->inf = 1;
         return;
     }
-    if (ex) mx |= 0x800000u;
-    else ex = 1;
-    if (ey) my |= 0x800000u;
-    else ey = 1;
+    if (ex)
+        mx |= 0x800000u;
+    else
+        ex = 1;
+    if (ey)
+        my |= 0x800000u;
+    else
+        ey = 1;
     sc_sum_add(s, negative, (uint64_t)mx * my, (int)ex + (int)ey - 300);
 }
 

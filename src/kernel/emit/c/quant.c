@@ -7,12 +7,26 @@ typedef struct {
     void *context;
 } sc_source;
 
-static float sc_source_matrix(void *context, size_t row, size_t col) { return sc_get((const sc_mat *)context, row, col); }
+static float sc_source_matrix(void *context, size_t row, size_t col) {
+    return sc_get((const sc_mat *)context, row, col);
+}
 
 /* Rules by recipe; see the kernel list of numerics for their sources. */
 enum {
-    SC_DS_FP8_F32_MUL, SC_DS_FP8_UE8M0, SC_DG_FP8_F32, SC_DG_FP8_UE8M0, SC_TK_FP8_F32, SC_VLLM_FP8_GROUP,
-    SC_VLLM_FP8_TOKEN, SC_VLLM_FP8_TOKEN_DIV, SC_MX_FP4_DS, SC_MX_FP4_DG, SC_INT8_TOKEN, SC_KV_INT8, SC_ROW_INT8, SC_KV_FP8
+    SC_DS_FP8_F32_MUL,
+    SC_DS_FP8_UE8M0,
+    SC_DG_FP8_F32,
+    SC_DG_FP8_UE8M0,
+    SC_TK_FP8_F32,
+    SC_VLLM_FP8_GROUP,
+    SC_VLLM_FP8_TOKEN,
+    SC_VLLM_FP8_TOKEN_DIV,
+    SC_MX_FP4_DS,
+    SC_MX_FP4_DG,
+    SC_INT8_TOKEN,
+    SC_KV_INT8,
+    SC_ROW_INT8,
+    SC_KV_FP8
 };
 
 typedef struct {
@@ -58,7 +72,8 @@ static float sc_rule_scale(int rule, float amax) {
     case SC_VLLM_FP8_GROUP: return sc_div(sc_max(amax, 1e-10f), e4m3);
     case SC_VLLM_FP8_TOKEN:
     case SC_VLLM_FP8_TOKEN_DIV: return sc_max(sc_div(amax, e4m3), sc_div(1.0f, 229376.0f)); /* 448 * 512 */
-    case SC_MX_FP4_DS: return sc_pow2_up(sc_mul(sc_max(amax, sc_from_bits(0x01C00000u)), sc_div(1.0f, 6.0f))); /* 6 * 2^-126 */
+    case SC_MX_FP4_DS:
+        return sc_pow2_up(sc_mul(sc_max(amax, sc_from_bits(0x01C00000u)), sc_div(1.0f, 6.0f))); /* 6 * 2^-126 */
     case SC_MX_FP4_DG: return sc_pow2_up(sc_div(sc_max(amax, 1e-4f), 6.0f));
     case SC_INT8_TOKEN:
     case SC_KV_INT8: return sc_div(sc_max(amax, 1e-4f), 127.0f);
@@ -94,7 +109,8 @@ static uint32_t sc_rule_code(int rule, float x, float scale, float amax) {
     switch (rule) {
     case SC_DG_FP8_F32:
     case SC_DG_FP8_UE8M0: return sc_encode(SC_E4M3, sc_mul(x, sc_div(1.0f, scale)), 0);
-    case SC_TK_FP8_F32: return sc_encode(SC_E4M3, sc_clamp(sc_mul(x, sc_div(448.0f, sc_max(amax, 1e-4f))), 448.0f), 0);
+    case SC_TK_FP8_F32:
+        return sc_encode(SC_E4M3, sc_clamp(sc_mul(x, sc_div(448.0f, sc_max(amax, 1e-4f))), 448.0f), 0);
     case SC_VLLM_FP8_TOKEN: return sc_encode(SC_E4M3, sc_clamp(sc_mul(x, sc_div(1.0f, scale)), 448.0f), 0);
     case SC_MX_FP4_DS: return sc_encode(SC_E2M1, sc_clamp(sc_div(x, scale), 6.0f), 1);
     case SC_MX_FP4_DG: return sc_e2m1_ties_down(sc_mul(x, sc_div(1.0f, scale)));
@@ -130,7 +146,8 @@ static int sc_quant_source(int rule, const sc_source *x, size_t block_rows, size
     size_t rows = sc_side(block_rows, x->rows), cols = sc_side(block_cols, x->cols), r, c, i, j, at = 0;
     if (!codes || !scale) return SC_MISSING;
     if (codes->type != sc_rule_type(rule) || !sc_is_scale(scale->type)) return SC_TYPE;
-    if (codes->rows != x->rows || codes->cols != (codes->type == SC_E2M1 ? x->cols + x->cols % 2 : x->cols)) return SC_SHAPE;
+    if (codes->rows != x->rows || codes->cols != (codes->type == SC_E2M1 ? x->cols + x->cols % 2 : x->cols))
+        return SC_SHAPE;
     if (sc_count(scale) != sc_ceil_div(x->rows, rows) * sc_ceil_div(x->cols, cols)) return SC_SHAPE;
     for (r = 0; r < x->rows; r += rows)
         for (c = 0; c < x->cols; c += cols) {
@@ -143,7 +160,8 @@ static int sc_quant_source(int rule, const sc_source *x, size_t block_rows, size
             code = sc_put_scale(scale, at++, s);
             if (code) return code;
             for (i = r; i < r1; i++) {
-                for (j = c; j < c1; j++) sc_set_raw(codes, i, j, sc_rule_code(rule, x->at(x->context, i, j), s, amax));
+                for (j = c; j < c1; j++)
+                    sc_set_raw(codes, i, j, sc_rule_code(rule, x->at(x->context, i, j), s, amax));
                 if (c1 == x->cols && x->cols < codes->cols) sc_set_raw(codes, i, c1, 0);
             }
         }
@@ -151,7 +169,8 @@ static int sc_quant_source(int rule, const sc_source *x, size_t block_rows, size
 }
 
 /* 10. The recipes but NVFP4. */
-int sc_quant(const char *recipe, const sc_mat *x, size_t block_rows, size_t block_cols, const sc_mat *codes, const sc_mat *scale) {
+int sc_quant(const char *recipe, const sc_mat *x, size_t block_rows, size_t block_cols, const sc_mat *codes,
+             const sc_mat *scale) {
     const sc_recipe *found = sc_find_recipe(recipe);
     sc_source source;
     if (!x) return SC_MISSING;
@@ -164,7 +183,8 @@ int sc_quant(const char *recipe, const sc_mat *x, size_t block_rows, size_t bloc
     return sc_quant_source(found->rule, &source, block_rows, block_cols, codes, scale);
 }
 
-/* 10. NVFP4: blocks of 16; g is read from `given`, or computed as amax / (6 * 448), 1 where that is 0; stored in `g` if asked. */
+/* 10. NVFP4: blocks of 16; g is read from `given`, or computed as amax / (6 * 448), 1 where that is 0; stored in `g`
+   if asked. */
 int sc_quant_nvfp4(const sc_mat *x, const sc_mat *given, const sc_mat *codes, const sc_mat *scale, const sc_mat *g) {
     float global, divisor;
     size_t r, c, j;
@@ -210,8 +230,10 @@ int sc_quant_nvfp4(const sc_mat *x, const sc_mat *given, const sc_mat *codes, co
 static void sc_put_decoded(const sc_mat *y, size_t r, size_t c, float x) {
     if (sc_is_nan(x)) {
         uint32_t bits = 0x7FC00000u | (sc_bits_of(x) & 0x80000000u);
-        if (y->type == SC_F32) sc_set_raw(y, r, c, bits);
-        else sc_set_raw(y, r, c, sc_encode(y->type, sc_from_bits(bits), 0));
+        if (y->type == SC_F32)
+            sc_set_raw(y, r, c, bits);
+        else
+            sc_set_raw(y, r, c, sc_encode(y->type, sc_from_bits(bits), 0));
     } else {
         sc_put(y, r, c, x);
     }
@@ -228,10 +250,10 @@ int sc_dequant_table(const sc_mat *codes, const sc_mat *y) {
     return SC_OK;
 }
 
-/* 9. y = f32(code - z) * f32(scale) [* g]. The scale of a block of block_rows x block_cols (0 = whole axis). z is one code per
-   block; U4 codes without z are less 8. */
-int sc_dequant(const sc_mat *codes, const sc_mat *scale, const sc_mat *z, const sc_mat *g, size_t block_rows, size_t block_cols,
-               const sc_mat *y) {
+/* 9. y = f32(code - z) * f32(scale) [* g]. The scale of a block of block_rows x block_cols (0 = whole axis). z is one
+   code per block; U4 codes without z are less 8. */
+int sc_dequant(const sc_mat *codes, const sc_mat *scale, const sc_mat *z, const sc_mat *g, size_t block_rows,
+               size_t block_cols, const sc_mat *y) {
     size_t rows, cols, grid_cols, r, c;
     if (!codes || !scale || !y) return SC_MISSING;
     if (!sc_is_output_float(y->type)) return SC_TYPE;
@@ -269,10 +291,10 @@ static float sc_source_scaled(void *context, size_t r, size_t c) {
     return sc_mul(sc_get(s->codes, r, c), sc_get_flat(s->scale, r / s->rows * s->grid_cols + c / s->cols));
 }
 
-/* 11. w = f32(code) * scale, blocks of block_rows x block_cols, quantized again: to power-of-two scales per 128 x 128 if the
-   output is E4M3, to INT8 with one scale per row (at least 2^-23) if it is I8. */
-int sc_requant(const sc_mat *codes, const sc_mat *scale, size_t block_rows, size_t block_cols, const sc_mat *codes_out,
-               const sc_mat *scale_out) {
+/* 11. w = f32(code) * scale, blocks of block_rows x block_cols, quantized again: to power-of-two scales per 128 x 128
+   if the output is E4M3, to INT8 with one scale per row (at least 2^-23) if it is I8. */
+int sc_requant(const sc_mat *codes, const sc_mat *scale, size_t block_rows, size_t block_cols,
+               const sc_mat *codes_out, const sc_mat *scale_out) {
     sc_scaled scaled;
     sc_source source;
     if (!codes || !scale || !codes_out || !scale_out) return SC_MISSING;
@@ -302,8 +324,8 @@ int sc_requant_to_e4m3(const sc_mat *x, const sc_mat *codes) {
     return SC_OK;
 }
 
-/* 11. Between E4M3FN and E4M3FNUZ: the same bits but for NaNs, -0 and the FNUZ codes above 240 of E4M3FN's grid; the scale
-   doubles towards FNUZ and halves back. */
+/* 11. Between E4M3FN and E4M3FNUZ: the same bits but for NaNs, -0 and the FNUZ codes above 240 of E4M3FN's grid; the
+   scale doubles towards FNUZ and halves back. */
 int sc_requant_fnuz(const sc_mat *codes, const sc_mat *scale, const sc_mat *codes_out, const sc_mat *scale_out) {
     size_t r, c, i;
     int to_fnuz;
@@ -315,8 +337,10 @@ int sc_requant_fnuz(const sc_mat *codes, const sc_mat *scale, const sc_mat *code
     for (r = 0; r < codes->rows; r++)
         for (c = 0; c < codes->cols; c++) {
             uint64_t v = sc_raw(codes, r, c);
-            if (to_fnuz) v = v == 0x80 ? 0 : (v & 0x7F) == 0x7F ? 0x80 : v;
-            else v = v == 0x80 ? 0x7F : (v & 0x7F) == 0x7F ? v - 1 : v;
+            if (to_fnuz)
+                v = v == 0x80 ? 0 : (v & 0x7F) == 0x7F ? 0x80 : v;
+            else
+                v = v == 0x80 ? 0x7F : (v & 0x7F) == 0x7F ? v - 1 : v;
             sc_set_raw(codes_out, r, c, v);
         }
     for (i = 0; scale_out && i < sc_count(scale); i++)

@@ -1,14 +1,15 @@
 /* ============================== Self-test ============================== */
 
-/* Names what of this build or processor state would change results, NULL if nothing does. Operands are volatile, so that the
-   operations happen at run time. */
+/* Names what of this build or processor state would change results, NULL if nothing does. Operands are volatile, so
+   that the operations happen at run time. */
 static const char *sc_self_test(void) {
     volatile uint32_t bits;
     volatile float a, b, c;
     volatile double x, y;
     /* Numerators, denominators and quotients; the product with the rounded reciprocal differs. */
-    static const uint32_t QUOTIENTS[3][3] = {
-        {0x41BD2DFFu, 0x42BD29E2u, 0x3E8002C9u}, {0x42B47B8Eu, 0x4080E8B9u, 0x41B335BAu}, {0x41B38BF6u, 0x422B287Du, 0x3F0645FBu}};
+    static const uint32_t QUOTIENTS[3][3] = {{0x41BD2DFFu, 0x42BD29E2u, 0x3E8002C9u},
+                                             {0x42B47B8Eu, 0x4080E8B9u, 0x41B335BAu},
+                                             {0x41B38BF6u, 0x422B287Du, 0x3F0645FBu}};
     size_t i;
 #if defined(__FAST_MATH__)
     return "built with fast-math: build without -ffast-math and -Ofast";
@@ -44,7 +45,8 @@ static const char *sc_self_test(void) {
     bits = 1;
     a = sc_from_bits(bits);
     b = 8388608.0f;
-    if (sc_bits_of(sc_mul(a, b)) != 0x00800000u || sc_bits_of(sc_add(a, a)) != 2) return "subnormal operands are treated as zero";
+    if (sc_bits_of(sc_mul(a, b)) != 0x00800000u || sc_bits_of(sc_add(a, a)) != 2)
+        return "subnormal operands are treated as zero";
     x = sc_from_bits64(1);
     y = 2.0;
     if (sc_bits_of64(sc_mul64(x, y)) != 2) return "subnormal operands are treated as zero";
@@ -75,8 +77,8 @@ static const char *sc_self_test(void) {
     a = 1.0f;
     b = 2.0f;
     x = 2.0;
-    if (sc_bits_of(sc_exp(a)) != 0x402DF854u || sc_bits_of(sc_log1p(a)) != 0x3F317218u || sc_bits_of(sc_sqrt(b)) != 0x3FB504F3u ||
-        sc_bits_of64(sc_sqrt64(x)) != UINT64_C(0x3FF6A09E667F3BCD))
+    if (sc_bits_of(sc_exp(a)) != 0x402DF854u || sc_bits_of(sc_log1p(a)) != 0x3F317218u ||
+        sc_bits_of(sc_sqrt(b)) != 0x3FB504F3u || sc_bits_of64(sc_sqrt64(x)) != UINT64_C(0x3FF6A09E667F3BCD))
         return "exp, log1p or sqrt give other bits than they must";
     return NULL;
 #endif

@@ -7,8 +7,27 @@
 
 /* Element formats. 4-bit formats are packed two to a byte along the last axis, even index in the low nibble. */
 typedef enum {
-    SC_NONE, SC_F64, SC_F32, SC_F16, SC_BF16, SC_E4M3, SC_E5M2, SC_E4M3FNUZ, SC_E5M2FNUZ, SC_E8M0, SC_E2M1,
-    SC_U4, SC_I4, SC_U8, SC_I8, SC_I16, SC_U16, SC_I32, SC_U32, SC_I64, SC_U64
+    SC_NONE,
+    SC_F64,
+    SC_F32,
+    SC_F16,
+    SC_BF16,
+    SC_E4M3,
+    SC_E5M2,
+    SC_E4M3FNUZ,
+    SC_E5M2FNUZ,
+    SC_E8M0,
+    SC_E2M1,
+    SC_U4,
+    SC_I4,
+    SC_U8,
+    SC_I8,
+    SC_I16,
+    SC_U16,
+    SC_I32,
+    SC_U32,
+    SC_I64,
+    SC_U64
 } sc_type;
 
 /* A matrix: element (r, c) is element r * ld + c of `data`, whose elements are little-endian whatever the machine is.
@@ -37,10 +56,19 @@ static const char *sc_error_text(int code) {
 /* Bits of an element. */
 static unsigned sc_bits(sc_type t) {
     switch (t) {
-    case SC_F64: case SC_I64: case SC_U64: return 64;
-    case SC_F32: case SC_I32: case SC_U32: return 32;
-    case SC_F16: case SC_BF16: case SC_I16: case SC_U16: return 16;
-    case SC_E2M1: case SC_U4: case SC_I4: return 4;
+    case SC_F64:
+    case SC_I64:
+    case SC_U64: return 64;
+    case SC_F32:
+    case SC_I32:
+    case SC_U32: return 32;
+    case SC_F16:
+    case SC_BF16:
+    case SC_I16:
+    case SC_U16: return 16;
+    case SC_E2M1:
+    case SC_U4:
+    case SC_I4: return 4;
     case SC_NONE: return 0;
     default: return 8;
     }
