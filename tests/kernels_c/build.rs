@@ -18,7 +18,7 @@ pub fn pack() -> &'static Path {
     static PACK: OnceLock<PathBuf> = OnceLock::new();
     PACK.get_or_init(|| {
         let dir = scratch().join("pack");
-        for file in emit::pack(&|_| true).unwrap() {
+        for file in emit::pack(&|_| true, &[]).unwrap() {
             let path = dir.join(&file.path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, file.bytes).unwrap();
