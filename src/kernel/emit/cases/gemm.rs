@@ -196,7 +196,11 @@ impl Scaled {
                     add(class, a, b, "ue8m0");
                 }
                 out.push(
+<<<<<<< HEAD
                     self.draft("tails", self.a, self.b, [1, 2112, 136]).suffix("2112").want("C", Dtype::F32),
+=======
+                    self.draft("tails", self.a, self.b, [1, 2112, 40]).suffix("2112").want("C", Dtype::F32),
+>>>>>>> golden
                 );
             }
             "gemm_fp8_token_channel" => {

@@ -9,13 +9,14 @@ use crate::onnx_protobuf::tensor_proto::DataType;
 
 /// A table of values by code.
 pub(super) fn table(f: &mut Frame<'_>) -> Option<()> {
-    let codes = f.call.array("codes")?;
-    // The sign of a NaN is kept, and Cast makes no promise about it for BF16.
-    let is_nan = |pair: &[u8]| u16::from_le_bytes([pair[0], pair[1]]) & 0x7FFF > 0x7F80;
-    if codes.dtype == Dtype::BF16 && codes.bytes.chunks_exact(2).any(is_nan) {
-        return None;
+    let mut values = f.floats("codes")?;
+    if f.call.array("codes")?.dtype == Dtype::BF16 {
+        // A NaN keeps its sign and loses its payload: E4M3 has one NaN of each sign.
+        let short = f.b.cast(&values, DataType::FLOAT8E4M3FN);
+        let nan = f.b.cast(&short, DataType::FLOAT);
+        let is_nan = f.b.unary("IsNaN", &values);
+        values = f.b.select(&is_nan, &nan, &values);
     }
-    let values = f.floats("codes")?;
     f.rounded("y", &values)
 }
 
@@ -85,7 +86,7 @@ pub(super) fn to_ue8m0(f: &mut Frame<'_>) -> Option<()> {
 /// `requant_e4m3_to_s8`.
 pub(super) fn to_s8(f: &mut Frame<'_>) -> Option<()> {
     let (values, _) = requantized(f)?;
-    if values.shape.contains(&0) {
+    if values.dim(1) == 0 {
         return None;
     }
     let magnitude = f.b.unary("Abs", &values);
@@ -100,22 +101,34 @@ pub(super) fn to_s8(f: &mut Frame<'_>) -> Option<()> {
     Some(())
 }
 
-/// `requant_bf16_to_e4m3`.
+/// `requant_bf16_to_e4m3`; Clip might lose a NaN, which Cast keeps with its sign.
 pub(super) fn to_e4m3(f: &mut Frame<'_>) -> Option<()> {
-    let x = f.call.array("x")?;
-    // The code of a NaN has its sign, which Cast does not keep.
-    let nan = match x.dtype {
-        Dtype::BF16 => x.bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7FFF > 0x7F80),
-        _ => x.bytes.chunks_exact(4).any(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_nan()),
-    };
-    if nan {
-        return None;
-    }
     let values = f.floats("x")?;
     let [low, high] = [-448.0, 448.0].map(|x| f.b.f32(x));
     let shape = values.shape.clone();
     let clipped = f.b.node("Clip", &[&values, &low, &high], vec![], shape);
-    let codes = f.b.cast(&clipped, DataType::FLOAT8E4M3FN);
+    let is_nan = f.b.unary("IsNaN", &values);
+    let kept = f.b.select(&is_nan, &values, &clipped);
+    let codes = f.b.cast(&kept, DataType::FLOAT8E4M3FN);
     f.b.output(&codes, "codes", DataType::FLOAT8E4M3FN);
+    Some(())
+}
+
+/// `requant_e4m3fnuz_to_e4m3fn`: twice the value, ±480 clamped.
+pub(super) fn from_fnuz(f: &mut Frame<'_>) -> Option<()> {
+    let values = f.floats("codes")?;
+    let [two, low, high, nan] = [2.0, -448.0, 448.0, f32::NAN].map(|x| f.b.f32(x));
+    let doubled = f.b.binary("Mul", &values, &two);
+    let shape = values.shape.clone();
+    let clipped = f.b.node("Clip", &[&doubled, &low, &high], vec![], shape);
+    let is_nan = f.b.unary("IsNaN", &values);
+    let kept = f.b.select(&is_nan, &nan, &clipped);
+    let codes = f.b.cast(&kept, DataType::FLOAT8E4M3FN);
+    f.b.output(&codes, "codes_out", DataType::FLOAT8E4M3FN);
+    if f.call.wanted("scale_out").is_some() {
+        let (scale, half) = (f.raw("scale")?, f.b.f32(0.5));
+        let scale = f.b.binary("Mul", &scale, &half);
+        f.b.output(&scale, "scale_out", DataType::FLOAT);
+    }
     Some(())
 }

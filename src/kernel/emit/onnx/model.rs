@@ -263,7 +263,7 @@ fn moe_gate(f: &mut Frame<'_>) -> Option<()> {
     let topk = f.call.unsigned("topk", 8);
     let groups = f.call.unsigned("groups", 1);
     let topk_group = f.call.unsigned("topk_group", 1);
-    if rows == 0 || experts == 0 || topk == 0 || groups == 0 {
+    if experts == 0 || topk == 0 || groups == 0 {
         return None;
     }
     let scoring = f.call.text("scoring", "sigmoid");
@@ -306,8 +306,10 @@ fn moe_gate(f: &mut Frame<'_>) -> Option<()> {
     f.b.output(&idx, "idx", DataType::INT32);
     let idx = Value { name: "idx".to_owned(), ..idx };
     let wide = f.b.cast(&idx, DataType::INT64);
-    let axis = vec![("axis", super::builder::Attribute::Int(1))];
-    let mut weights = f.b.node("GatherElements", &[&scores, &wide], axis, vec![rows, topk]);
+    let wide = f.b.reshape(&wide, &[rows, topk, 1]);
+    // Not GatherElements, whose onnx.reference does not take fewer indices than elements.
+    let batch = vec![("batch_dims", super::builder::Attribute::Int(1))];
+    let mut weights = f.b.node("GatherND", &[&scores, &wide], batch, vec![rows, topk]);
     if f.call.flag("renormalize", true) {
         let sum = row_sum(f, &weights)?;
         let floor = f.b.f32(1e-20);
