@@ -277,7 +277,7 @@ impl<'a> Summary<'a> {
                 why.push(format!("{what}: {}", text::count(n)));
             }
         }
-        if let Some(share) = row.saturated_pct.filter(|s| *s > 0.0 && !checked("saturated_pct")) {
+        if let Some(share) = row.saturated_pct.filter(|s| *s >= 1.0 && !checked("saturated_pct")) {
             why.push(format!("{} saturated", text::share(share)));
         }
         if let Some(share) = row.flushed_pct.filter(|s| *s >= 1.0 && !checked("flushed_pct")) {
