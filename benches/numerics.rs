@@ -337,7 +337,9 @@ fn four_bits(x: &[f32], w: &[f32]) {
 fn quantizers(x: &[f32]) {
     let shape = [SIZE.m, SIZE.k];
     println!("\nquantizers on the activations\n");
-    println!("| recipe | other | scales that differ | codes that differ | blocks with a code that differs |");
+    println!(
+        "| recipe | other | scales that differ | values that differ | blocks with a value that differs |"
+    );
     println!("|---|---|---|---|---|");
     for (one, other, block) in [
         (Recipe::DsFp8F32Mul, Recipe::VllmFp8Group, [1, 128]),
@@ -350,9 +352,13 @@ fn quantizers(x: &[f32]) {
         let (a, b) = (quantized(one, x, shape, block), quantized(other, x, shape, block));
         let percent = |n: usize, of: usize| 100.0 * n as f64 / of as f64;
         let scales = a.scales.iter().zip(&b.scales).filter(|(a, b)| a != b).count();
-        let codes = a.codes.iter().zip(&b.codes).filter(|(a, b)| a != b).count();
+        // A zero with a sign is no other value.
+        let values =
+            |q: &Quantized| q.codes.iter().map(|c| decode(one.codes(), (*c).into())).collect::<Vec<_>>();
+        let (va, vb) = (values(&a), values(&b));
+        let codes = va.iter().zip(&vb).filter(|(a, b)| a != b).count();
         let width = if block[1] == 0 { SIZE.k } else { block[1] };
-        let blocks = a.codes.chunks(width).zip(b.codes.chunks(width)).filter(|(a, b)| a != b).count();
+        let blocks = va.chunks(width).zip(vb.chunks(width)).filter(|(a, b)| a != b).count();
         let name =
             |r: Recipe| Recipe::ALL.iter().find(|(_, recipe)| *recipe == r).map_or("", |(name, _)| name);
         println!(

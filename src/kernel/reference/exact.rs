@@ -48,13 +48,11 @@ pub(super) struct Product<'a> {
 }
 
 /// Columns of C computed together.
-const COLUMNS: usize = 4;
+const COLUMNS: usize = 8;
 /// Most rows of C computed together.
 const ROWS: usize = 16;
 /// Elements of K that are decoded at a time.
 const PIECE: usize = 256;
-/// Partial sums of a dot product.
-const LANES: usize = 8;
 /// Products of E4M3 whose sum is exact in `f64`: 448² · 2^18 · 2^17 < 2^53.
 const EXACT: usize = 1 << 17;
 /// `f64` values of a panel of A, half a megabyte of them.
@@ -105,7 +103,7 @@ fn product_on(isa: Isa, product: &Product<'_>, out: &mut [f32]) {
     let tables = [table(product.a.dtype), table(product.b.dtype)];
     let five = |f: &Factor<'_>| f.dtype == Dtype::F8E5M2;
     let whole = product.mode != Mode::Exact || five(&product.a) || five(&product.b);
-    let rows = (PANEL / k).clamp(COLUMNS, ROWS).min(m);
+    let rows = (PANEL / k).clamp(4, ROWS).min(m);
     let mut panel = vec![0.0f64; rows * k];
     let mut line = vec![0.0f64; if whole { k } else { 0 }];
     for first_row in (0..m).step_by(rows.max(1)) {
@@ -147,7 +145,8 @@ impl Panel<'_> {
     }
 }
 
-/// [`COLUMNS`] columns of a panel by exact sums in `f64`.
+/// [`COLUMNS`] columns of a panel by exact sums in `f64`. The columns are the lanes: a step multiplies one element of a row
+/// with an element of each.
 struct Tile<'a> {
     panel: Panel<'a>,
     first_col: usize,
@@ -160,9 +159,11 @@ impl Body for Tile<'_> {
     #[inline(always)]
     fn run(self) {
         let Panel { product, tables, values, first_row, count } = self.panel;
-        let Size { n, k, .. } = product.size;
+        let Product { size: Size { n, k, .. }, a, b, scaling, accumulate, .. } = product;
+        let (n, k) = (*n, *k);
         let cols = COLUMNS.min(n - self.first_col);
-        let mut decoded = [[0.0f64; PIECE]; COLUMNS];
+        let mut tile = [[0.0f64; COLUMNS]; PIECE];
+        let mut line = [0.0f64; PIECE];
         let mut accs = [[0.0f32; COLUMNS]; ROWS];
         for block in (0..k).step_by(product.block) {
             let end = block.saturating_add(product.block).min(k);
@@ -173,20 +174,35 @@ impl Body for Tile<'_> {
                     long.get_or_insert_default().add(&mut sums);
                 }
                 let len = PIECE.min(end - piece);
-                for (j, decoded) in decoded.iter_mut().enumerate().take(cols) {
-                    product.b.decode(&tables[1], self.first_col + j, k, piece, &mut decoded[..len]);
-                }
-                for (i, sums) in sums.iter_mut().enumerate().take(count) {
-                    let dots = dots(&values[i * k + piece..][..len], &decoded);
-                    for (sum, dot) in sums.iter_mut().zip(dots) {
-                        *sum += dot;
+                for j in 0..cols {
+                    b.decode(&tables[1], self.first_col + j, k, piece, &mut line[..len]);
+                    for (tile, x) in tile.iter_mut().zip(&line[..len]) {
+                        tile[j] = *x;
                     }
                 }
+                let row = |i: usize| &values[i * k + piece..][..len];
+                let mut groups = sums[..count].chunks_exact_mut(4);
+                for (group, sums) in (&mut groups).enumerate() {
+                    dots(std::array::from_fn::<_, 4, _>(|i| row(group * 4 + i)), &tile[..len], sums);
+                }
+                let rest = groups.into_remainder();
+                for (i, sums) in rest.chunks_exact_mut(1).enumerate() {
+                    dots([row(count / 4 * 4 + i)], &tile[..len], sums);
+                }
             }
-            for (i, sums) in sums.iter().enumerate().take(count) {
-                for (j, sum) in sums.iter().enumerate().take(cols) {
-                    let d = long.as_ref().map_or(*sum as f32, |long| long.total(i, j, *sum));
-                    accs[i][j] = self.panel.scaled(accs[i][j], d, i, self.first_col + j, block);
+            let mut sb = [0.0f32; COLUMNS];
+            for (j, sb) in sb.iter_mut().enumerate().take(cols) {
+                *sb = b.scale(self.first_col + j, block, k);
+            }
+            for (i, (sums, accs)) in sums.iter().zip(&mut accs).enumerate().take(count) {
+                let sa = a.scale(first_row + i, block, k);
+                let mut d = sums.map(|sum| sum as f32);
+                if let Some(long) = &long {
+                    d = std::array::from_fn(|j| long.total(i, j, sums[j]));
+                }
+                for (acc, (d, sb)) in accs.iter_mut().zip(d.into_iter().zip(sb)) {
+                    *acc =
+                        if *accumulate { scaling.add(*acc, d, sa, sb) } else { scaling.product(d, sa, sb) };
                 }
             }
         }
@@ -197,25 +213,24 @@ impl Body for Tile<'_> {
     }
 }
 
-/// Dot products of a row with the first elements of [`COLUMNS`] decoded columns.
+/// Adds the dot products of rows with the columns of a tile to `sums`, one entry per row.
 #[inline(always)]
-fn dots(row: &[f64], columns: &[[f64; PIECE]; COLUMNS]) -> [f64; COLUMNS] {
-    let mut lanes = [[0.0f64; LANES]; COLUMNS];
-    let (whole, rest) = row.as_chunks::<LANES>();
-    for (at, row) in whole.iter().enumerate() {
-        for (lanes, column) in lanes.iter_mut().zip(columns) {
-            for (lane, (a, b)) in lanes.iter_mut().zip(row.iter().zip(&column[at * LANES..][..LANES])) {
-                *lane += a * b;
+fn dots<const R: usize>(rows: [&[f64]; R], tile: &[[f64; COLUMNS]], sums: &mut [[f64; COLUMNS]]) {
+    let rows = rows.map(|row| &row[..tile.len()]);
+    let mut lanes = [[0.0f64; COLUMNS]; R];
+    for (at, columns) in tile.iter().enumerate() {
+        for (lanes, row) in lanes.iter_mut().zip(&rows) {
+            let x = row[at];
+            for (lane, column) in lanes.iter_mut().zip(columns) {
+                *lane += x * column;
             }
         }
     }
-    let mut sums = lanes.map(|lanes| lanes.iter().sum());
-    for (sum, column) in sums.iter_mut().zip(columns) {
-        for (a, b) in rest.iter().zip(&column[row.len() - rest.len()..]) {
-            *sum += a * b;
+    for (sums, lanes) in sums.iter_mut().zip(lanes) {
+        for (sum, lane) in sums.iter_mut().zip(lanes) {
+            *sum += lane;
         }
     }
-    sums
 }
 
 /// Sums of more than [`EXACT`] products, in units of 2^-18.
