@@ -11,7 +11,7 @@ mod hostile;
 #[path = "support/oracle.rs"]
 mod oracle;
 
-use build::{WARNINGS, compile, compilers, kernels_c, pack, run_in, sanitized, source};
+use build::{WARNINGS, compile, compilers, fast, kernels_c, pack, run_in, sanitized, source};
 use silicast::kernel::emit::golden;
 use silicast::kernel::reference::catalog;
 use std::path::Path;
@@ -33,7 +33,11 @@ fn expect_equal(what: &str, program: &Path) {
 }
 
 fn every_build_of(compiler: &str) {
-    for (language, flags) in [("c99", ["-std=c99", "-x", "c"]), ("c11", ["-std=c11", "-x", "c"]), ("c++", ["-std=c++11", "-x", "c++"])] {
+    for (language, flags) in [
+        ("c99", ["-std=c99", "-x", "c"]),
+        ("c11", ["-std=c11", "-x", "c"]),
+        ("c++", ["-std=c++11", "-x", "c++"]),
+    ] {
         for level in [&["-O0"][..], &["-O3", "-march=native"]] {
             let name = format!("{compiler}-{language}{}", level[0]);
             let flags = [&flags[..], level, &WARNINGS].concat();
@@ -66,16 +70,15 @@ fn sanitizers_find_nothing() {
 
 #[test]
 fn every_kernel_is_known_and_listed() {
-    let program = compile("list", "gcc", &["-O0"], kernels_c());
-    let listed = run_in(pack(), &program, &["--list"]);
+    let listed = run_in(pack(), fast(), &["--list"]);
     assert_eq!(listed.code, 0);
     let listed: Vec<&str> = listed.stdout.lines().collect();
     for kernel in catalog::kernels() {
         assert!(listed.contains(&kernel.name), "{} is missing in C", kernel.name);
     }
-    let help = run_in(pack(), &program, &["--help"]);
+    let help = run_in(pack(), fast(), &["--help"]);
     assert!(help.code == 0 && help.stdout.contains("--compare FILE --case KERNEL/CASE[:OUTPUT]"));
-    assert_eq!(run_in(pack(), &program, &["--fast"]).code, 2);
+    assert_eq!(run_in(pack(), fast(), &["--fast"]).code, 2);
 }
 
 /// What a build with `flags` must do.
@@ -131,7 +134,9 @@ fn a_processor_that_flushes_subnormals_or_rounds_otherwise_is_refused() {
 #[test]
 fn the_self_test_sees_contraction_without_the_rounding_points() {
     // Without the volatile temporaries the compiler fuses, which must not go unnoticed.
-    let file = source("fused.c", |text| text.replace("volatile float r", "float r").replace("volatile double r", "double r"));
+    let file = source("fused.c", |text| {
+        text.replace("volatile float r", "float r").replace("volatile double r", "double r")
+    });
     let program = compile("fused", "gcc", &["-O2", "-mfma", "-ffp-contract=fast"], &file);
     if std::arch::is_x86_feature_detected!("fma") {
         let ran = run_in(pack(), &program, &["--list"]);

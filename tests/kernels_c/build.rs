@@ -47,7 +47,10 @@ pub fn compilers() -> Vec<&'static str> {
         probe.is_ok_and(|status| status.success())
     };
     let compilers: Vec<&str> = ["gcc", "clang"].into_iter().filter(found).collect();
-    assert!(compilers.contains(&"gcc"), "gcc is needed to prove the emitted C (Debian: apt install gcc g++ clang)");
+    assert!(
+        compilers.contains(&"gcc"),
+        "gcc is needed to prove the emitted C (Debian: apt install gcc g++ clang)"
+    );
     compilers
 }
 
@@ -92,4 +95,10 @@ pub fn sanitized() -> &'static Path {
         let flags = ["-std=c99", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
         compile("sanitized", "gcc", &flags, kernels_c())
     })
+}
+
+/// A build for what takes long.
+pub fn fast() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| compile("fast", "gcc", &["-std=c99", "-O2"], kernels_c()))
 }
