@@ -33,7 +33,11 @@ fn expect_equal(what: &str, program: &Path) {
 }
 
 fn every_build_of(compiler: &str) {
-    for (language, flags) in [("c99", ["-std=c99", "-x", "c"]), ("c11", ["-std=c11", "-x", "c"]), ("c++", ["-std=c++11", "-x", "c++"])] {
+    for (language, flags) in [
+        ("c99", ["-std=c99", "-x", "c"]),
+        ("c11", ["-std=c11", "-x", "c"]),
+        ("c++", ["-std=c++11", "-x", "c++"]),
+    ] {
         for level in [&["-O0"][..], &["-O3", "-march=native"]] {
             let name = format!("{compiler}-{language}{}", level[0]);
             let flags = [&flags[..], level, &WARNINGS].concat();
@@ -131,7 +135,9 @@ fn a_processor_that_flushes_subnormals_or_rounds_otherwise_is_refused() {
 #[test]
 fn the_self_test_sees_contraction_without_the_rounding_points() {
     // Without the volatile temporaries the compiler fuses, which must not go unnoticed.
-    let file = source("fused.c", |text| text.replace("volatile float r", "float r").replace("volatile double r", "double r"));
+    let file = source("fused.c", |text| {
+        text.replace("volatile float r", "float r").replace("volatile double r", "double r")
+    });
     let program = compile("fused", "gcc", &["-O2", "-mfma", "-ffp-contract=fast"], &file);
     if std::arch::is_x86_feature_detected!("fma") {
         let ran = run_in(pack(), &program, &["--list"]);

@@ -65,10 +65,13 @@ fn schemes(target: Option<&str>, scheme: Option<&str>) -> Result<Option<Vec<Opti
                     targets::all().iter().flat_map(|t| &t.schemes).map(|s| s.name.as_str()).collect();
                 known.sort_unstable();
                 known.dedup();
-                return Err(Error::unsupported("scheme-unsupported", format!("no target has a scheme {name}"))
-                    .expected(known.join(", "))
-                    .found(name)
-                    .fix("choose a scheme from `silicast targets`"));
+                return Err(Error::unsupported(
+                    "scheme-unsupported",
+                    format!("no target has a scheme {name}"),
+                )
+                .expected(known.join(", "))
+                .found(name)
+                .fix("choose a scheme from `silicast targets`"));
             }
             Some(found)
         }
@@ -82,11 +85,14 @@ fn slices(path: &Path, ui: &Ui) -> Result<Vec<Slice>> {
     }
     let slices = weight_slices::read(&checkpoint)?;
     if slices.is_empty() {
-        return Err(Error::unsupported("no-quantized-weights", "the checkpoint has no weights that golden kernels take")
-            .file(path.display())
-            .expected("FP8 E4M3 or INT8 weights with scales")
-            .found(format!("{} tensors, none of them such a weight", checkpoint.tensors.len()))
-            .fix("give a quantized checkpoint, such as an artifact of `silicast convert`"));
+        return Err(Error::unsupported(
+            "no-quantized-weights",
+            "the checkpoint has no weights that golden kernels take",
+        )
+        .file(path.display())
+        .expected("FP8 E4M3 or INT8 weights with scales")
+        .found(format!("{} tensors, none of them such a weight", checkpoint.tensors.len()))
+        .fix("give a quantized checkpoint, such as an artifact of `silicast convert`"));
     }
     Ok(slices)
 }

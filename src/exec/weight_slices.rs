@@ -19,7 +19,9 @@ pub fn read(checkpoint: &Checkpoint) -> Result<Vec<Slice>> {
     let mut chosen: BTreeMap<String, usize> = BTreeMap::new();
     let mut order = Vec::new();
     for (id, encoding) in checkpoint.encodings.iter().enumerate() {
-        let (Encoding::Codes { scale, scheme }, tensor) = (encoding, &checkpoint.tensors[id]) else { continue };
+        let (Encoding::Codes { scale, scheme }, tensor) = (encoding, &checkpoint.tensors[id]) else {
+            continue;
+        };
         let fits = matches!(tensor.dtype, Dtype::F8E4M3 | Dtype::I8)
             && matches!(tensor.shape[..], [rows, cols] if rows > 0 && cols > 0)
             && matches!(scheme.scale, Dtype::F32 | Dtype::BF16 | Dtype::F16 | Dtype::F8E8M0);
@@ -42,7 +44,9 @@ fn class(name: &str) -> String {
         .filter(|part| !part.is_empty() && !part.bytes().all(|b| b.is_ascii_digit()))
         .filter(|part| !matches!(*part, "model" | "layers"))
         .map(|part| {
-            part.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+            part.chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+                .collect()
         })
         .collect();
     // Names of files have limits.
@@ -80,7 +84,13 @@ impl Files<'_> {
         Ok(array)
     }
 
-    fn slice(&mut self, class: String, codes: &TensorInfo, scale: &TensorInfo, scheme: Scheme) -> Result<Slice> {
+    fn slice(
+        &mut self,
+        class: String,
+        codes: &TensorInfo,
+        scale: &TensorInfo,
+        scheme: Scheme,
+    ) -> Result<Slice> {
         let length = |axis: usize, most: usize| {
             codes.shape.get(axis).map_or(0, |d| usize::try_from(*d).unwrap_or(usize::MAX).min(most))
         };
@@ -120,6 +130,9 @@ mod tests {
     fn classes_have_no_numbers() {
         assert_eq!(class("model.layers.3.mlp.experts.7.down_proj.weight"), "mlp-experts-down-proj");
         assert_eq!(class("lm_head.weight"), "lm-head");
-        assert_eq!(class("model.layers.61.self_attn.kv_a_proj_with_mqa.weight"), "self-attn-kv-a-proj-with-mqa");
+        assert_eq!(
+            class("model.layers.61.self_attn.kv_a_proj_with_mqa.weight"),
+            "self-attn-kv-a-proj-with-mqa"
+        );
     }
 }

@@ -47,7 +47,10 @@ pub fn compilers() -> Vec<&'static str> {
         probe.is_ok_and(|status| status.success())
     };
     let compilers: Vec<&str> = ["gcc", "clang"].into_iter().filter(found).collect();
-    assert!(compilers.contains(&"gcc"), "gcc is needed to prove the emitted C (Debian: apt install gcc g++ clang)");
+    assert!(
+        compilers.contains(&"gcc"),
+        "gcc is needed to prove the emitted C (Debian: apt install gcc g++ clang)"
+    );
     compilers
 }
 

@@ -98,7 +98,10 @@ fn an_equal_dump_is_equal_in_every_format() {
             let ran = compare(&dump, case);
             assert_eq!(ran.code, 0, "{descr}\n{}{}", ran.stdout, ran.stderr);
             let metrics = lines(&ran.stdout);
-            assert_eq!((metrics["calc_diff"][0], metrics["mismatches"][0], metrics["cosine"][0]), (0.0, 0.0, 1.0));
+            assert_eq!(
+                (metrics["calc_diff"][0], metrics["mismatches"][0], metrics["cosine"][0]),
+                (0.0, 0.0, 1.0)
+            );
             assert_eq!(metrics["sqnr_db"][0], f64::INFINITY);
         }
     }

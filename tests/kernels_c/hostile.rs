@@ -51,7 +51,11 @@ fn a_case_passes_fails_or_is_unknown() {
     prepare(dir.path(), &case());
     expect(&run(dir.path()), 0, "ok layout_nibble_swap/two\n");
     fs::write(dir.path().join("y.npy"), npy(&header("|u1", "(2,)"), &[0x21, 0xBB])).unwrap();
-    expect(&run(dir.path()), 1, "FAIL layout_nibble_swap/two y[1]: got 0xBA (186), want 0xBB (187); 1 of 2 elements differ");
+    expect(
+        &run(dir.path()),
+        1,
+        "FAIL layout_nibble_swap/two y[1]: got 0xBA (186), want 0xBB (187); 1 of 2 elements differ",
+    );
 
     let mut unknown = case();
     unknown["kernel"] = "layout_of_tomorrow".into();
@@ -62,7 +66,9 @@ fn a_case_passes_fails_or_is_unknown() {
     pack["kernel"] = "layout_pack_i32".into();
     prepare(dir.path(), &pack);
     expect(&run(dir.path()), 1, "FAIL layout_pack_i32/two an argument has a format");
-    for (kernel, text) in [("gemm_fp8_block", "an argument is missing"), ("moe_gate", "an argument is missing")] {
+    for (kernel, text) in
+        [("gemm_fp8_block", "an argument is missing"), ("moe_gate", "an argument is missing")]
+    {
         pack["kernel"] = kernel.into();
         prepare(dir.path(), &pack);
         expect(&run(dir.path()), 1, text);
@@ -84,7 +90,12 @@ fn results_are_written_for_machines() {
     assert_eq!((&results["ok"], &results["failed"]), (&json!(0), &json!(1)));
     let junit = fs::read_to_string(dir.path().join("j.xml")).unwrap();
     assert!(junit.contains("<testsuite name=\"kernels.c\" tests=\"1\" failures=\"1\">"), "{junit}");
-    assert!(junit.contains("classname=\"layout_nibble_swap\" name=\"&#60;&#34;&#38;\"><failure message=\"y[0]: got 0x21"), "{junit}");
+    assert!(
+        junit.contains(
+            "classname=\"layout_nibble_swap\" name=\"&#60;&#34;&#38;\"><failure message=\"y[0]: got 0x21"
+        ),
+        "{junit}"
+    );
     assert_eq!(run_in(dir.path(), sanitized(), &["--junit", "no/such/folder.xml"]).code, 2);
     assert_eq!(run_in(dir.path(), sanitized(), &["--case", "gemm_w8a8"]).code, 2);
 }
@@ -138,11 +149,16 @@ fn hostile_arrays_are_unreadable() {
     prepare(dir.path(), &case());
     for file in &files {
         fs::write(dir.path().join("dump.npy"), file).unwrap();
-        let ran = run_in(dir.path(), sanitized(), &["--compare", "dump.npy", "--case", "layout_nibble_swap/two"]);
+        let ran =
+            run_in(dir.path(), sanitized(), &["--compare", "dump.npy", "--case", "layout_nibble_swap/two"]);
         expect(&ran, 2, "dump.npy: it");
     }
     fs::write(dir.path().join("dump.npy"), &good).unwrap();
-    expect(&run_in(dir.path(), sanitized(), &["--compare", "dump.npy", "--case", "layout_nibble_swap/two"]), 1, "first_mismatch [0]");
+    expect(
+        &run_in(dir.path(), sanitized(), &["--compare", "dump.npy", "--case", "layout_nibble_swap/two"]),
+        1,
+        "first_mismatch [0]",
+    );
 }
 
 #[test]
@@ -179,7 +195,14 @@ fn hostile_manifests_are_unreadable() {
     for text in &texts {
         fs::write(dir.path().join("manifest.json"), text).unwrap();
         let ran = run(dir.path());
-        assert_eq!(ran.code, 2, "{}\n{}{}", String::from_utf8_lossy(&text[..text.len().min(80)]), ran.stdout, ran.stderr);
+        assert_eq!(
+            ran.code,
+            2,
+            "{}\n{}{}",
+            String::from_utf8_lossy(&text[..text.len().min(80)]),
+            ran.stdout,
+            ran.stderr
+        );
         expect(&ran, 2, "");
     }
     fs::remove_file(dir.path().join("manifest.json")).unwrap();

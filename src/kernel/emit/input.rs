@@ -13,8 +13,9 @@ pub struct SplitMix64(u64);
 impl SplitMix64 {
     /// A generator seeded by the FNV-1a hash of `label`: `<kernel>/<class>/<argument>`.
     pub fn new(label: &str) -> Self {
-        let hash =
-            label.bytes().fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+        let hash = label
+            .bytes()
+            .fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
         Self(hash)
     }
 
@@ -235,11 +236,16 @@ impl Operand {
     }
 
     /// Given codes, and scales by their number.
-    pub fn with_codes(&self, codes: &[u8], rows: usize, cols: usize, scale: impl FnMut(usize) -> f32) -> Coded {
+    pub fn with_codes(
+        &self,
+        codes: &[u8],
+        rows: usize,
+        cols: usize,
+        scale: impl FnMut(usize) -> f32,
+    ) -> Coded {
         let [block_rows, block_cols] = self.sides(rows, cols);
         let grid = [rows.div_ceil(block_rows), cols.div_ceil(block_cols)];
-        let scales: Vec<u32> =
-            (0..grid[0] * grid[1]).map(scale).map(|s| self.encode_scale(s).0).collect();
+        let scales: Vec<u32> = (0..grid[0] * grid[1]).map(scale).map(|s| self.encode_scale(s).0).collect();
         Coded { codes: pack(self.element, [rows, cols], codes), scales: self.scale_array(grid, &scales) }
     }
 
@@ -320,7 +326,10 @@ mod tests {
         let x = values(Values::Gaussian, &mut rng, 3, 40);
         let operand = Operand { element: Dtype::F8E4M3, block: [1, 32], scale: Dtype::F8E8M0 };
         let coded = operand.quantize(&x, 3, 40);
-        assert_eq!((coded.codes.shape.as_slice(), coded.scales.shape.as_slice()), (&[3, 40][..], &[3, 2][..]));
+        assert_eq!(
+            (coded.codes.shape.as_slice(), coded.scales.shape.as_slice()),
+            (&[3, 40][..], &[3, 2][..])
+        );
         for (i, v) in x.iter().enumerate() {
             let scale = decode(Dtype::F8E8M0, coded.scales.bytes[i / 40 * 2 + i % 40 / 32].into());
             let back = decode(Dtype::F8E4M3, coded.codes.bytes[i].into()) * scale;

@@ -123,7 +123,8 @@ fn files(cases: &[Case], names: &Names<'_>) -> Result<Vec<EmittedFile>> {
             .map_err(|e| Error::internal("golden-manifest", "a golden case has no JSON form").found(e))?;
         entries.push(entry);
     }
-    files.extend(names.iter().map(|(array, name)| EmittedFile { path: path(name), bytes: npy::write(array) }));
+    files
+        .extend(names.iter().map(|(array, name)| EmittedFile { path: path(name), bytes: npy::write(array) }));
     files.extend(graphs.into_iter().map(|(bytes, path)| EmittedFile { path, bytes }));
     files.push(file("manifest.json", manifest::document(&entries)));
     files.push(file("kernels.c", c::source().into_bytes()));

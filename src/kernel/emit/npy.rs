@@ -35,8 +35,7 @@ pub fn write(array: &Array) -> Vec<u8> {
     // A tuple of one ends in a comma, longer ones do not.
     let end = if array.shape.len() == 1 { 1 } else { 2 };
     shape.truncate(shape.len().saturating_sub(end));
-    let dict =
-        format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({shape}), }}", descr(array.dtype));
+    let dict = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({shape}), }}", descr(array.dtype));
     // The data start on a multiple of 64.
     let total = (MAGIC.len() + 2 + dict.len() + 1).next_multiple_of(64);
     let header = total - MAGIC.len() - 2;

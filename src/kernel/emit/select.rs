@@ -105,11 +105,18 @@ const NVFP4: Set = Set {
 
 const INT4: Set = Set {
     linear: &["gemm_w4a16_group", "gemm_w4a8_group", "dequant_int4_group"],
-    around: &["layout_pack_i32", "layout_pack_nibbles", "layout_nibble_swap", "layout_interleave", "layout_deinterleave"],
+    around: &[
+        "layout_pack_i32",
+        "layout_pack_nibbles",
+        "layout_nibble_swap",
+        "layout_interleave",
+        "layout_deinterleave",
+    ],
 };
 
 /// Weights decoded to BF16: what decodes them.
-const FLOAT: Set = Set { linear: &["dequant_fp8_block", "lm_head"], around: &["dequant_int8_channel", "dequant_e4m3"] };
+const FLOAT: Set =
+    Set { linear: &["dequant_fp8_block", "lm_head"], around: &["dequant_int8_channel", "dequant_e4m3"] };
 
 fn set(scheme: Option<&Scheme>) -> &'static Set {
     let Some(scheme) = scheme else { return &FLOAT };
@@ -128,10 +135,11 @@ fn set(scheme: Option<&Scheme>) -> &'static Set {
 
 /// Whether a model with weights in `schemes` (`None`: plain floats) runs `kernel`.
 pub fn runs(schemes: &[Option<Scheme>], kernel: &str) -> bool {
-    COMMON.contains(&kernel) || schemes.iter().any(|s| {
-        let set = set(s.as_ref());
-        set.linear.contains(&kernel) || set.around.contains(&kernel)
-    })
+    COMMON.contains(&kernel)
+        || schemes.iter().any(|s| {
+            let set = set(s.as_ref());
+            set.linear.contains(&kernel) || set.around.contains(&kernel)
+        })
 }
 
 /// Whether the linear layers of a model with weights in `schemes` run `kernel`.

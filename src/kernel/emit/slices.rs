@@ -87,7 +87,9 @@ pub(super) fn drafts(slice: &Slice, whole: bool) -> Vec<Draft> {
         if !per_row && slice.block != [128, 128] {
             draft = draft.param("block", slice.block.to_vec());
         }
-        out.push(draft.input("codes", slice.codes.clone()).input("scale", scale(false)).want("y", Dtype::BF16));
+        out.push(
+            draft.input("codes", slice.codes.clone()).input("scale", scale(false)).want("y", Dtype::BF16),
+        );
     }
     out
 }

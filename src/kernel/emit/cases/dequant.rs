@@ -46,7 +46,9 @@ fn tables(kernel: &'static str, dtype: Dtype) -> Vec<Draft> {
 
 fn bf16(kernel: &'static str) -> Vec<Draft> {
     let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
-    let sweep = || Draft::new(kernel, "bf16-sweep").input("codes", Array::new(Dtype::BF16, [256, 256], bytes.clone()));
+    let sweep = || {
+        Draft::new(kernel, "bf16-sweep").input("codes", Array::new(Dtype::BF16, [256, 256], bytes.clone()))
+    };
     let empty = Draft::new(kernel, "empty").input("codes", Array::new(Dtype::BF16, [0, 4], Vec::new()));
     vec![sweep().want("y", Dtype::F32), empty.want("y", Dtype::F32)]
 }
@@ -142,7 +144,8 @@ fn int4(kernel: &'static str) -> Vec<Draft> {
             } else {
                 operand(class, op, &mut r, [rows, k], false)
             };
-            let mut draft = Draft::new(kernel, class).input("codes", coded.codes).input("scale", coded.scales);
+            let mut draft =
+                Draft::new(kernel, class).input("codes", coded.codes).input("scale", coded.scales);
             if zeros {
                 let z: Vec<u8> = (0..rows * (k / group)).map(|_| r.below(16) as u8).collect();
                 draft = draft.input("z", Array::new(Dtype::U8, [rows, k / group], z));

@@ -195,7 +195,9 @@ impl Scaled {
                 for class in CLASSES {
                     add(class, a, b, "ue8m0");
                 }
-                out.push(self.draft("tails", self.a, self.b, [1, 2112, 40]).suffix("2112").want("C", Dtype::F32));
+                out.push(
+                    self.draft("tails", self.a, self.b, [1, 2112, 40]).suffix("2112").want("C", Dtype::F32),
+                );
             }
             "gemm_fp8_token_channel" => {
                 let [m, n, k] = dims("ragged", false);
@@ -265,7 +267,9 @@ fn w8a8() -> Vec<Draft> {
     let small = dims("small", false);
     out.push(case("empty", [2, 3, 0]).suffix("k").want("C", Dtype::F32));
     out.push(case("gaussian", small).suffix("f16").want("C", Dtype::F16));
-    out.push(case("gaussian", small).suffix("other-order").param("order", "acc*(sx*sw)").want("C", Dtype::F32));
+    out.push(
+        case("gaussian", small).suffix("other-order").param("order", "acc*(sx*sw)").want("C", Dtype::F32),
+    );
     out.push(case("tails", [1, 2112, 40]).suffix("2112").want("C", Dtype::F32));
     // Sums beyond 2^24, which f32 rounds, and a bias to the ends of 32 bits.
     let k = 1100;
@@ -347,7 +351,8 @@ fn w4a8() -> Vec<Draft> {
             "tails" => [2, 576, 128],
             class => dims(class, true),
         };
-        let a = operand(class, op(Dtype::I8, [1, 0], Dtype::F32), &mut rng(kernel, class, "A"), [m, k], false);
+        let a =
+            operand(class, op(Dtype::I8, [1, 0], Dtype::F32), &mut rng(kernel, class, "A"), [m, k], false);
         let weights = op(Dtype::I4, [1, group], Dtype::F32);
         let b = operand(class, weights, &mut rng(kernel, class, "B"), [n, k], true);
         let mut draft = Draft::new(kernel, class)

@@ -40,8 +40,11 @@ pub(super) fn drafts(kernel: &'static str) -> Vec<Draft> {
         "layout_pack_nibbles" => (&[4, 48], &[1, 2], &[0, 16]),
         _ => (&[16, 16], &[1, 3], &[0, 4]),
     };
-    let mut drafts =
-        vec![case("gaussian", dtype, out, usual), case("ragged", dtype, out, ragged), case("empty", dtype, out, empty)];
+    let mut drafts = vec![
+        case("gaussian", dtype, out, usual),
+        case("ragged", dtype, out, ragged),
+        case("empty", dtype, out, empty),
+    ];
     match kernel {
         "layout_nz" => drafts.push(case("gaussian", Dtype::I8, Dtype::I8, &[33, 70]).suffix("i8")),
         "layout_nz_inverse" => {
@@ -59,7 +62,9 @@ pub(super) fn drafts(kernel: &'static str) -> Vec<Draft> {
             let codes = Array::new(Dtype::U8, [16, 16], (0..=255).collect());
             drafts.push(Draft::new(kernel, "all-codes").input("x", codes).want("y", Dtype::U8));
         }
-        "layout_pack_i32" => drafts.push(case("gaussian", dtype, out, usual).suffix("awq").param("order", "awq")),
+        "layout_pack_i32" => {
+            drafts.push(case("gaussian", dtype, out, usual).suffix("awq").param("order", "awq"))
+        }
         _ => {}
     }
     drafts

@@ -65,7 +65,13 @@ fn random_scale(rng: &mut SplitMix64) -> f32 {
 }
 
 /// One operand of a product by its class. `second` marks the operand beside one whose values go to the ends of the range.
-fn operand(class: &str, op: Operand, rng: &mut SplitMix64, [rows, cols]: [usize; 2], second: bool) -> super::input::Coded {
+fn operand(
+    class: &str,
+    op: Operand,
+    rng: &mut SplitMix64,
+    [rows, cols]: [usize; 2],
+    second: bool,
+) -> super::input::Coded {
     let kind = kind(class, op.element);
     match class {
         "all-codes" => {

@@ -79,8 +79,7 @@ fn norm(kernel: &'static str) -> Vec<Draft> {
         if plain_norm {
             draft.want("y", Dtype::BF16)
         } else {
-            let (codes, recipe) =
-                if fp8 { (Dtype::F8E4M3, "dg_fp8_f32") } else { (Dtype::I8, "int8_token") };
+            let (codes, recipe) = if fp8 { (Dtype::F8E4M3, "dg_fp8_f32") } else { (Dtype::I8, "int8_token") };
             draft.param("recipe", recipe).want("codes", codes).want("scale", Dtype::F32)
         }
     };
@@ -94,7 +93,9 @@ fn norm(kernel: &'static str) -> Vec<Draft> {
     }
     if fp8 {
         for recipe in ["ds_fp8_f32_mul", "vllm_fp8_token", "dg_fp8_ue8m0"] {
-            let mut draft = case("gaussian", Dtype::BF16, added).suffix(recipe.trim_start_matches("fp8")).param("recipe", recipe);
+            let mut draft = case("gaussian", Dtype::BF16, added)
+                .suffix(recipe.trim_start_matches("fp8"))
+                .param("recipe", recipe);
             draft.name = draft.name.replace('_', "-");
             let scale = if recipe.ends_with("ue8m0") { Dtype::F8E8M0 } else { Dtype::F32 };
             out.push(draft.want("scale", scale));
@@ -117,7 +118,9 @@ fn swiglu(kernel: &'static str) -> Vec<Draft> {
         let mut x = bf16("swiglu", class, "x", &[m, 2 * i]);
         if matches!(class, "bf16-sweep" | "exponent-sweep") {
             // The ends of the range, of the gate: −∞ times a large number is no use of a test, so the other half is small.
-            for (element, other) in beside("swiglu", class, "up", &[m, 2 * i], 1.0).bytes.chunks(2).enumerate() {
+            for (element, other) in
+                beside("swiglu", class, "up", &[m, 2 * i], 1.0).bytes.chunks(2).enumerate()
+            {
                 if element / i % 2 == 1 {
                     x.bytes[2 * element..][..2].copy_from_slice(other);
                 }
@@ -276,11 +279,14 @@ fn sparse(kernel: &'static str) -> Vec<Draft> {
         Draft::new(kernel, class)
             .param("scale", 0.125)
             .input("q", bf16(kernel, class, "q", &[t, heads, dim]))
-            .input("kv", if class == "exponent-sweep" || class == "outlier" {
-                beside(kernel, class, "kv", &[s, dim], 1.0)
-            } else {
-                bf16(kernel, class, "kv", &[s, dim])
-            })
+            .input(
+                "kv",
+                if class == "exponent-sweep" || class == "outlier" {
+                    beside(kernel, class, "kv", &[s, dim], 1.0)
+                } else {
+                    bf16(kernel, class, "kv", &[s, dim])
+                },
+            )
             .input("idx", idx)
             .input("sink", Array::from_f32([heads], &sink))
             .want("y", Dtype::BF16)

@@ -17,7 +17,8 @@ pub(super) fn drafts(kernel: &'static str) -> Vec<Draft> {
 fn gate(kernel: &'static str) -> Vec<Draft> {
     let mut out = Vec::new();
     for scoring in ["sigmoid", "sqrtsoftplus", "softmax"] {
-        for class in ["gaussian", "small-int", "exponent-sweep", "signed-zero", "outlier", "ragged", "empty"] {
+        for class in ["gaussian", "small-int", "exponent-sweep", "signed-zero", "outlier", "ragged", "empty"]
+        {
             let [t, e] = match class {
                 "ragged" => [1, 24],
                 "empty" => [0, 32],

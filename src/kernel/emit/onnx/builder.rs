@@ -100,7 +100,10 @@ impl Builder {
         let results: Vec<Value> = shapes
             .into_iter()
             .enumerate()
-            .map(|(i, shape)| Value { name: if single { name.clone() } else { format!("{name}_{i}") }, shape })
+            .map(|(i, shape)| Value {
+                name: if single { name.clone() } else { format!("{name}_{i}") },
+                shape,
+            })
             .collect();
         self.graph.node.push(NodeProto {
             op_type: op.to_owned(),
@@ -115,7 +118,8 @@ impl Builder {
     /// A constant; equal ones are shared.
     pub(super) fn constant(&mut self, dtype: DataType, shape: &[usize], bytes: Vec<u8>) -> Value {
         let dims: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
-        let same = |t: &&TensorProto| t.data_type == dtype as i32 && t.dims == dims && t.raw_data[..] == bytes[..];
+        let same =
+            |t: &&TensorProto| t.data_type == dtype as i32 && t.dims == dims && t.raw_data[..] == bytes[..];
         let name = match self.graph.initializer.iter().find(same) {
             Some(tensor) => tensor.name.clone(),
             None => {
@@ -266,10 +270,8 @@ impl Builder {
     /// Runs `body` over the first axis of `scanned`; the result is the state after the last step.
     pub(super) fn scan(&mut self, state: &Value, scanned: &[&Value], body: GraphProto) -> Value {
         let inputs = [&[state], scanned].concat();
-        let attributes = vec![
-            ("body", Attribute::Graph(body)),
-            ("num_scan_inputs", Attribute::Int(scanned.len() as i64)),
-        ];
+        let attributes =
+            vec![("body", Attribute::Graph(body)), ("num_scan_inputs", Attribute::Int(scanned.len() as i64))];
         self.node("Scan", &inputs, attributes, state.shape.clone())
     }
 
