@@ -11,7 +11,7 @@ mod hostile;
 #[path = "support/oracle.rs"]
 mod oracle;
 
-use build::{WARNINGS, compile, compilers, kernels_c, pack, run_in, sanitized, source};
+use build::{WARNINGS, compile, compilers, fast, kernels_c, pack, run_in, sanitized, source};
 use silicast::kernel::emit::golden;
 use silicast::kernel::reference::catalog;
 use std::path::Path;
@@ -70,16 +70,15 @@ fn sanitizers_find_nothing() {
 
 #[test]
 fn every_kernel_is_known_and_listed() {
-    let program = compile("list", "gcc", &["-O0"], kernels_c());
-    let listed = run_in(pack(), &program, &["--list"]);
+    let listed = run_in(pack(), fast(), &["--list"]);
     assert_eq!(listed.code, 0);
     let listed: Vec<&str> = listed.stdout.lines().collect();
     for kernel in catalog::kernels() {
         assert!(listed.contains(&kernel.name), "{} is missing in C", kernel.name);
     }
-    let help = run_in(pack(), &program, &["--help"]);
+    let help = run_in(pack(), fast(), &["--help"]);
     assert!(help.code == 0 && help.stdout.contains("--compare FILE --case KERNEL/CASE[:OUTPUT]"));
-    assert_eq!(run_in(pack(), &program, &["--fast"]).code, 2);
+    assert_eq!(run_in(pack(), fast(), &["--fast"]).code, 2);
 }
 
 /// What a build with `flags` must do.

@@ -18,7 +18,7 @@ pub fn pack() -> &'static Path {
     static PACK: OnceLock<PathBuf> = OnceLock::new();
     PACK.get_or_init(|| {
         let dir = scratch().join("pack");
-        for file in emit::pack(&|_| true).unwrap() {
+        for file in emit::pack(&|_| true, &[]).unwrap() {
             let path = dir.join(&file.path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, file.bytes).unwrap();
@@ -95,4 +95,10 @@ pub fn sanitized() -> &'static Path {
         let flags = ["-std=c99", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
         compile("sanitized", "gcc", &flags, kernels_c())
     })
+}
+
+/// A build for what takes long.
+pub fn fast() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| compile("fast", "gcc", &["-std=c99", "-O2"], kernels_c()))
 }

@@ -191,6 +191,9 @@ fn hostile_manifests_are_unreadable() {
     }
     texts.push([vec![b'['; 1_000_000], vec![b']'; 1_000_000]].concat());
     texts.push(b"{\"a\":".repeat(100_000));
+    // Names are compared with each other.
+    let members: Vec<String> = (0..200_000).map(|i| format!("\"{i}\":0")).collect();
+    texts.push(format!("{{{}}}", members.join(",")).into_bytes());
     texts.push(format!("{{\"cases\": [{}]}}", "1".repeat(1000)).into_bytes());
     for text in &texts {
         fs::write(dir.path().join("manifest.json"), text).unwrap();

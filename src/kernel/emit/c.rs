@@ -16,6 +16,8 @@ const PARTS: &[&str] = &[
     include_str!("c/npy.c"),
     include_str!("c/cases.c"),
     include_str!("c/compare.c"),
+    include_str!("c/run.c"),
+    include_str!("c/dumps.c"),
     include_str!("c/main.c"),
 ];
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reference kernels in NumPy, written from their specification and from nothing else.
 
-    kernels.py [DIR]                                            run every golden case of DIR (default: .)
+    kernels.py [--case KERNEL[/CASE]] [DIR]                     run the golden cases of DIR (default: .)
     kernels.py --compare FILE --case KERNEL/CASE[:OUTPUT] [DIR] measure FILE.npy against a golden output
 
 Exit code: 0 equal, 1 different, 2 unreadable. Needs NumPy only. BF16, FP8 and FP4 are integers and tables here; sums that are
@@ -1121,97 +1121,128 @@ def check(case, folder):
 
 
 def run_all(cases, folder):
+    if not cases:
+        # Success without a single case would prove nothing.
+        raise Refused("no such case")
     failed = 0
     for case in cases:
         wrong = check(case, folder)
         name = case["kernel"] + "/" + case["case"]
         print(f"ok {name}" if wrong is None else f"FAIL {name} {wrong}")
         failed += wrong is not None
-    print(f"{len(cases)} cases, {failed} failed")
+    print(f"{'FAIL' if failed else 'ok'}: {len(cases) - failed} of {len(cases)} cases equal, {failed} differ")
     return 1 if failed else 0
 
 
 # ---- metrics ----
 
+UNBOUNDED = float(np.finfo(f64).max)
+
+
+def ratio(error, magnitude):
+    """error / magnitude; 0 for 0 / 0, and never infinite."""
+    if error == 0:
+        return 0.0
+    return min(error / magnitude, UNBOUNDED) if magnitude else UNBOUNDED
+
+
 def metrics(a, g, threshold):
-    """Metrics of actual a against golden g, in binary64. Pairs of NaNs and of equal infinities count as zeros; any other
-    non-finite value makes the largest number."""
+    """Lines of metrics of actual values against golden ones, in binary64. A NaN beside a NaN and infinities of one sign count
+    as zeros; any other non-finite value makes every metric the worst there is."""
     a, g = a.astype(f64).ravel(), g.astype(f64).ravel()
-    same = (np.isnan(a) & np.isnan(g)) | (np.isinf(a) & (a == g))
-    a, g = np.where(same, 0.0, a), np.where(same, 0.0, g)
-    largest = np.finfo(f64).max
-    bad = not (np.isfinite(a).all() and np.isfinite(g).all())
-    a, g = np.where(np.isfinite(a), a, 0.0), np.where(np.isfinite(g), g, 0.0)
-    n, delta = max(len(a), 1), np.abs(a - g)
-
-    def ratio(x, y):
-        return x / y if y else (0.0 if x == 0 else largest)
-
-    def total(x):
-        return math.fsum(x)
-
-    relative = delta / (np.abs(g) + 1e-7)
-    large = np.abs(g) > threshold
-    with np.errstate(all="ignore"):
-        max_relative = float((delta[large] / np.abs(g[large])).max(initial=0.0))
-    max_absolute = float(delta[~large].max(initial=0.0))
-    unequal = int((a != g).sum())
-    noise, signal = total(delta * delta), total(g * g)
-    xy, norms = total(a * g), total(a * a + g * g)
+    finite = np.isfinite(a) & np.isfinite(g)
+    pair = ~finite & ((np.isnan(a) & np.isnan(g)) | (np.isinf(a) & (a == g)))
+    bad, n = int((~finite & ~pair).sum()), len(a)
+    a, g = np.where(finite, a, 0.0)[finite | pair], np.where(finite, g, 0.0)[finite | pair]
+    error, size = np.abs(a - g), np.abs(g)
+    aa, gg, ag = math.fsum(a * a), math.fsum(g * g), math.fsum(a * g)
+    errors, squares, magnitudes = math.fsum(error), math.fsum(error * error), math.fsum(size)
+    relative, large = error / (size + 1e-7), size > threshold
+    above, below = int((a > g).sum()), int((a < g).sum())
+    unequal, equal = above + below, n - above - below - bad
+    diff3_1 = float((error[large] / size[large]).max(initial=0.0))
+    diff3_2 = float(error[~large].max(initial=0.0))
+    norms = math.sqrt(aa) * math.sqrt(gg)
+    cosine = min(max(ag / norms, -1.0), 1.0) if norms else float(aa == gg)
+    if bad:
+        sqnr = -UNBOUNDED
+    elif squares == 0:
+        sqnr = math.inf
+    else:
+        sqnr = 10.0 * math.log10(gg / squares) if gg else -UNBOUNDED
     values = {
-        "calc_diff": 1.0 - 2.0 * xy / norms if norms else 0.0,
-        "rel_diff": ratio(total(delta) / n, total(np.abs(g)) / n),
-        "mere": total(relative) / n,
+        # 1 - 2 sum(ag) / sum(aa + gg) without the cancellation.
+        "calc_diff": ratio(squares, aa + gg),
+        "rel_diff": ratio(errors, magnitudes),
+        "mere": math.fsum(relative) / n if n else 0.0,
         "mare": float(relative.max(initial=0.0)),
-        "rmse": math.sqrt(noise / n),
-        "diff1": ratio(total(delta), total(np.abs(g))),
-        "diff2": math.sqrt(ratio(noise, signal)),
-        "diff3": max(max_relative, max_absolute),
+        "rmse": math.sqrt(squares / n) if n else 0.0,
+        "diff1": ratio(errors, magnitudes),
+        "diff2": math.sqrt(ratio(squares, gg)),
+        "diff3": max(diff3_1, diff3_2),
+        "diff3_1": diff3_1,
+        "diff3_2": diff3_2,
         "diff4": None,
-        "max_abs": float(delta.max(initial=0.0)),
-        "cosine": xy / math.sqrt(total(a * a) * signal) if signal and total(a * a) else float(noise == 0),
-        "sqnr_db": 10.0 * math.log10(signal / noise) if noise and signal else (math.inf if noise == 0 else -math.inf),
+        "max_abs": float(error.max(initial=0.0)),
     }
     if bad:
-        values.update({k: largest for k in values if k not in ("diff4", "cosine", "sqnr_db")}, cosine=0.0, sqnr_db=-math.inf)
+        values = {name: value if value is None else UNBOUNDED for name, value in values.items()}
+    values["cosine"] = -1.0 if bad else cosine
+    values["sqnr_db"] = sqnr
+    values["bias"] = abs((below + 0.5 * equal) / n - 0.5) if n else 0.0
     share = max(unequal, 1)
-    diff4 = f"{(a > g).sum() / share:.17g} {(a < g).sum() / share:.17g} {unequal}"
-    return [f"{name} {diff4 if value is None else format(value, '.17g')}" for name, value in values.items()]
+    diff4 = f"{above / share:.17g} {below / share:.17g} {unequal}"
+    lines = [f"{name} {diff4 if value is None else format(value, '.17g')}" for name, value in values.items()]
+    return lines + [f"same_specials {'no' if bad else 'yes'}"]
+
+
+def element(raw, values, index, packed):
+    digits = 1 if packed else 2 * raw.dtype.itemsize
+    return f"0x{int(bits(raw).flat[index]):0{digits}X} ({float(values.flat[index]):.9g})"
 
 
 def compare(cases, folder, file, which):
     name, _, output = which.partition(":")
     found = [c for c in cases if c["kernel"] + "/" + c["case"] == name]
     if not found:
-        raise Refused(f"no case {name} in the manifest")
+        raise Refused(f"{which}: the manifest has no such case")
     outputs = found[0]["outputs"]
-    output = output or next(iter(outputs))
+    if not output and len(outputs) == 1:
+        output = next(iter(outputs))
     if output not in outputs:
-        raise Refused(f"{name} has no output {output}, but {', '.join(outputs)}")
+        raise Refused(f"{which}: name one of the outputs after a colon: {' '.join(outputs)}")
     entry = outputs[output]
-    golden = load(folder, entry)
-    actual = np.load(file, allow_pickle=False)
+    golden, actual = load(folder, entry), np.load(file, allow_pickle=False)
     if actual.shape != golden.shape:
-        raise Refused(f"{file}: shape {list(actual.shape)} is not {list(golden.shape)}")
-    reference = decode(golden, entry["dtype"])
+        raise Refused(f"{file}: its shape is not the one of the golden output")
+    dtype = entry["dtype"]
+    if actual.dtype.kind in "uiV" and golden.dtype.itemsize == actual.dtype.itemsize <= 2:
+        actual = actual.view(golden.dtype)
+    reference = decode(golden, dtype)
     if actual.dtype == golden.dtype:
-        measured, wrong = decode(actual, entry["dtype"]), bits(actual) != bits(golden)
-    elif actual.dtype.kind == "f" and actual.shape == reference.shape:
+        measured = decode(actual, dtype)
+        if dtype in PACKED:
+            actual, golden = unpack(actual), unpack(golden)
+        wrong = bits(actual) != bits(golden)
+        if "tolerance" in entry:
+            wrong = ~(np.abs(measured - reference) <= entry["tolerance"] * np.abs(reference).max(initial=0))
+    elif actual.dtype.kind == "f" and reference.dtype.kind == "f" and dtype not in PACKED:
         measured = actual
-        wrong = ~((actual.astype(f64) == reference.astype(f64)) | (np.isnan(actual) & np.isnan(reference)))
+        wide, golden_wide = actual.astype(f64), reference.astype(f64)
+        same = (bits(wide) == bits(golden_wide)) | (np.isnan(wide) & np.isnan(golden_wide))
+        if "tolerance" in entry:
+            same |= np.abs(wide - golden_wide) <= entry["tolerance"] * np.abs(golden_wide).max(initial=0)
+        wrong = ~same
     else:
-        raise Refused(f"{file}: elements {actual.dtype} are not {golden.dtype}")
-    threshold = 1e-4 if entry["dtype"] in ("F16", "BF16") else 1e-6
+        raise Refused(f"{file}: its .npy type cannot hold this output")
+    threshold = 1e-4 if dtype in ("F16", "BF16") else 1e-6
     print("\n".join(metrics(measured, reference, threshold)))
+    print(f"elements {wrong.size}\nmismatches {int(wrong.sum())}")
     if not wrong.any():
-        print("equal")
         return 0
     first = int(np.flatnonzero(wrong)[0])
-    if measured.shape == wrong.shape:
-        values = f"actual {float(measured.flat[first]):.17g}, golden {float(reference.flat[first]):.17g}"
-    else:
-        values = f"actual {int(actual.flat[first]):#x}, golden {int(golden.flat[first]):#x}"
-    print(f"differs: {int(wrong.sum())} of {wrong.size}, first at {place(first, wrong.shape)}: {values}")
+    print(f"first_mismatch {place(first, wrong.shape)} got "
+          f"{element(actual, measured, first, dtype in PACKED)}, want {element(golden, reference, first, dtype in PACKED)}")
     return 1
 
 
@@ -1232,12 +1263,14 @@ def main(args):
             raise Refused(f"unknown option {arg}")
         else:
             folders.append(arg)
-    if len(folders) > 1 or (file is None) != (which is None):
-        raise Refused("usage: kernels.py [DIR] | --compare FILE --case KERNEL/CASE[:OUTPUT] [DIR]")
+    if len(folders) > 1 or (file is not None and which is None):
+        raise Refused("usage: kernels.py [--case KERNEL[/CASE]] [DIR] | --compare FILE --case KERNEL/CASE[:OUTPUT] [DIR]")
     folder = folders[0] if folders else "."
     with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as manifest:
         cases = json.load(manifest)["cases"]
-    return compare(cases, folder, file, which) if file else run_all(cases, folder)
+    if file is not None:
+        return compare(cases, folder, file, which)
+    return run_all([c for c in cases if which in (None, c["kernel"], c["kernel"] + "/" + c["case"])], folder)
 
 
 if __name__ == "__main__":

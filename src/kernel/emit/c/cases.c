@@ -105,12 +105,16 @@ static void sc_block(sc_case *c, size_t *rows, size_t *cols) {
 
 /* ---- calls ---- */
 
+/* The mode that a search tries instead of the one of the case. */
+static const sc_mode *sc_tried;
+
 static sc_mode sc_mode_of(sc_case *c, int joint) {
     static const char *const MODES[] = {"R0", "R1", "R2", NULL};
     static const char *const ROUNDINGS[] = {"truncate", "rne", NULL};
     static const char *const ORDERS[] = {"", "d*(sa*sb)", "acc*(sx*sw)", "(d*sa)*sb", "(acc*sx)*sw", NULL};
     sc_mode m;
     int order = sc_choice(c, "order", ORDERS);
+    if (sc_tried) return *sc_tried;
     m.mode = sc_choice(c, "mode", MODES);
     m.mma_k = sc_number(c, "mma_k", 32);
     m.fraction_bits = (int)sc_number(c, "fraction_bits", 13);

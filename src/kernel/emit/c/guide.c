@@ -1,4 +1,6 @@
-/* kernels.c: reference kernels for chips that run quantized language models, written by silicast.
+/* SPDX-License-Identifier: Apache-2.0
+
+   kernels.c: reference kernels for chips that run quantized language models, written by silicast.
 
    WHAT THIS IS.  One file of C99 that defines, to the last bit, what matrix products, quantizers, norms, attention,
    experts, caches and layouts of a converted model compute. It is also valid C11 and C++11. It needs no mathematics
@@ -19,8 +21,10 @@
        ./kernels --compare yours.npy --case KERNEL/CASE[:OUTPUT] [DIR]
    prints calc_diff, rel_diff, MERE, MARE, RMSE, diff1 to diff4, the largest error, cosine, SQNR and the first
    coordinate that differs, and exits with 1 unless all elements are equal.
-   If your matrix unit has a short accumulator, the cases with mode R2 show the model of one: search its parameters
-   (mma_k, fraction_bits, rounding, promote_every, fma, order in manifest.json) until all bits are equal.
+   If your matrix unit has a short accumulator, run a product with scales on it (gemm_fp8_block, gemm_mxfp8 and the
+   like) and let
+       ./kernels --fit yours.npy --case KERNEL/CASE [DIR]
+   search the modes (below) for those that give your result bit for bit.
 
    USE IN YOUR TESTS.  Define SILICAST_NO_MAIN and include this file, then call sc_gemm_fp8_block and the like: every
    kernel takes matrices with sizes and leading dimensions (sc_mat) and returns 0 or a code that sc_error_text

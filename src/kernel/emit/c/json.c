@@ -2,7 +2,7 @@
 
 /* From here on memory is allocated; the kernels above allocate nothing. */
 
-enum { SC_MAX_FILE = 1 << 30, SC_MAX_DEPTH = 32, SC_MAX_RANK = 6 };
+enum { SC_MAX_FILE = 1 << 30, SC_MAX_DEPTH = 32, SC_MAX_MEMBERS = 1024, SC_MAX_RANK = 6 };
 
 typedef struct {
     unsigned char *data;
@@ -39,7 +39,7 @@ static int sc_read_file(const char *path, sc_bytes *out) {
     return 0;
 }
 
-/* ---- JSON: strict RFC 8259, at most SC_MAX_DEPTH deep ---- */
+/* ---- JSON: strict RFC 8259, at most SC_MAX_DEPTH deep, at most SC_MAX_MEMBERS members in an object ---- */
 
 enum { SC_JSON_NULL, SC_JSON_FALSE, SC_JSON_TRUE, SC_JSON_NUMBER, SC_JSON_TEXT, SC_JSON_ARRAY, SC_JSON_OBJECT };
 
@@ -249,6 +249,7 @@ static sc_json *sc_json_value(sc_json_reader *in, int depth);
 /* The elements of an array or the members of an object, after the opening bracket. */
 static int sc_json_items(sc_json_reader *in, sc_json *parent, unsigned char close, int depth) {
     sc_json **tail = &parent->first;
+    int members = 0;
     sc_json_space(in);
     if (in->at < in->end && *in->at == close) {
         in->at++;
@@ -259,6 +260,7 @@ static int sc_json_items(sc_json_reader *in, sc_json *parent, unsigned char clos
         sc_json *item;
         if (parent->kind == SC_JSON_OBJECT) {
             const sc_json *other;
+            if (++members > SC_MAX_MEMBERS) return sc_json_fail(in, "too many members in an object");
             sc_json_space(in);
             if (in->at == in->end || *in->at != '"') return sc_json_fail(in, "a member without a name");
             in->at++;
