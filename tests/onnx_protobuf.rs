@@ -13,7 +13,8 @@ fn the_binding_is_current() {
 
 /// A field of wire type 2 in the order of its bytes.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let tag = if number < 16 { vec![number << 3 | 2] } else { vec![(number & 15) << 3 | 2 | 0x80, number >> 4] };
+    let tag =
+        if number < 16 { vec![number << 3 | 2] } else { vec![(number & 15) << 3 | 2 | 0x80, number >> 4] };
     [&tag[..], &[content.len() as u8], content].concat()
 }
 

@@ -9,6 +9,7 @@ use crate::onnx_protobuf::{
     AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
+use std::collections::BTreeSet;
 
 /// The operator set of the graphs: what onnxruntime's CPU provider runs (BitCast came later, with 26).
 pub(super) const OPSET: i64 = 23;
@@ -34,7 +35,7 @@ pub(super) enum Attribute<'a> {
     Int(i64),
     Ints(&'a [i64]),
     Text(&'static str),
-    Graph(GraphProto),
+    Graph(Box<GraphProto>),
 }
 
 /// A graph under construction.
@@ -100,7 +101,10 @@ impl Builder {
         let results: Vec<Value> = shapes
             .into_iter()
             .enumerate()
-            .map(|(i, shape)| Value { name: if single { name.clone() } else { format!("{name}_{i}") }, shape })
+            .map(|(i, shape)| Value {
+                name: if single { name.clone() } else { format!("{name}_{i}") },
+                shape,
+            })
             .collect();
         self.graph.node.push(NodeProto {
             op_type: op.to_owned(),
@@ -115,7 +119,8 @@ impl Builder {
     /// A constant; equal ones are shared.
     pub(super) fn constant(&mut self, dtype: DataType, shape: &[usize], bytes: Vec<u8>) -> Value {
         let dims: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
-        let same = |t: &&TensorProto| t.data_type == dtype as i32 && t.dims == dims && t.raw_data[..] == bytes[..];
+        let same =
+            |t: &&TensorProto| t.data_type == dtype as i32 && t.dims == dims && t.raw_data[..] == bytes[..];
         let name = match self.graph.initializer.iter().find(same) {
             Some(tensor) => tensor.name.clone(),
             None => {
@@ -266,10 +271,8 @@ impl Builder {
     /// Runs `body` over the first axis of `scanned`; the result is the state after the last step.
     pub(super) fn scan(&mut self, state: &Value, scanned: &[&Value], body: GraphProto) -> Value {
         let inputs = [&[state], scanned].concat();
-        let attributes = vec![
-            ("body", Attribute::Graph(body)),
-            ("num_scan_inputs", Attribute::Int(scanned.len() as i64)),
-        ];
+        let attributes =
+            vec![("body", Attribute::Graph(Box::new(body))), ("num_scan_inputs", Attribute::Int(scanned.len() as i64))];
         self.node("Scan", &inputs, attributes, state.shape.clone())
     }
 
@@ -277,6 +280,9 @@ impl Builder {
     pub(super) fn finish(self, name: &str, doc: &str) -> Option<Vec<u8>> {
         let mut graph = self.into_graph(name);
         doc.clone_into(&mut graph.doc_string);
+        // onnxruntime warns of a constant that no node takes.
+        let taken: BTreeSet<&String> = graph.node.iter().flat_map(|n| &n.input).collect();
+        graph.initializer.retain(|tensor| taken.contains(&tensor.name));
         ModelProto {
             ir_version: IR_VERSION,
             producer_name: env!("CARGO_PKG_NAME").to_owned(),
@@ -334,7 +340,7 @@ fn attribute(name: &str, value: Attribute<'_>) -> AttributeProto {
             AttributeType::STRING
         }
         Attribute::Graph(graph) => {
-            attribute.g = Some(graph).into();
+            attribute.g = Some(*graph).into();
             AttributeType::GRAPH
         }
     };

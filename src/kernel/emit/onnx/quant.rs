@@ -83,16 +83,10 @@ impl Recipe {
                 block: [1, 32],
                 ..base
             },
-            "mx_fp4_dg" => Recipe {
-                factor: Err(6.0),
-                power: true,
-                encoding: Encoding::E2m1Down,
-                block: [1, 32],
-                ..base
-            },
-            "int8_token" => {
-                Recipe { factor: Err(127.0), encoding: Encoding::Int8, block: [1, 0], ..base }
+            "mx_fp4_dg" => {
+                Recipe { factor: Err(6.0), power: true, encoding: Encoding::E2m1Down, block: [1, 32], ..base }
             }
+            "int8_token" => Recipe { factor: Err(127.0), encoding: Encoding::Int8, block: [1, 0], ..base },
             _ => return None,
         })
     }
@@ -230,9 +224,7 @@ pub(super) fn quantize(
     let one = f.b.f32(1.0);
     let y = match recipe.encoding {
         Encoding::Divide | Encoding::E2m1Even | Encoding::Int8 => f.b.binary("Div", &x, &scale),
-        Encoding::Reciprocal | Encoding::E2m1Down => {
-            f.times_reciprocal(&x, &scale)
-        }
+        Encoding::Reciprocal | Encoding::E2m1Down => f.times_reciprocal(&x, &scale),
         Encoding::OverAmax => {
             let top = f.b.f32(448.0);
             let multiplier = f.b.binary("Div", &top, &amax);
