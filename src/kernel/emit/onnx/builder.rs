@@ -9,6 +9,7 @@ use crate::onnx_protobuf::{
     AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
+use std::collections::BTreeSet;
 
 /// The operator set of the graphs: what onnxruntime's CPU provider runs (BitCast came later, with 26).
 pub(super) const OPSET: i64 = 23;
@@ -34,7 +35,7 @@ pub(super) enum Attribute<'a> {
     Int(i64),
     Ints(&'a [i64]),
     Text(&'static str),
-    Graph(GraphProto),
+    Graph(Box<GraphProto>),
 }
 
 /// A graph under construction.
@@ -271,7 +272,11 @@ impl Builder {
     pub(super) fn scan(&mut self, state: &Value, scanned: &[&Value], body: GraphProto) -> Value {
         let inputs = [&[state], scanned].concat();
         let attributes =
+<<<<<<< HEAD
             vec![("body", Attribute::Graph(body)), ("num_scan_inputs", Attribute::Int(scanned.len() as i64))];
+=======
+            vec![("body", Attribute::Graph(Box::new(body))), ("num_scan_inputs", Attribute::Int(scanned.len() as i64))];
+>>>>>>> golden
         self.node("Scan", &inputs, attributes, state.shape.clone())
     }
 
@@ -279,6 +284,9 @@ impl Builder {
     pub(super) fn finish(self, name: &str, doc: &str) -> Option<Vec<u8>> {
         let mut graph = self.into_graph(name);
         doc.clone_into(&mut graph.doc_string);
+        // onnxruntime warns of a constant that no node takes.
+        let taken: BTreeSet<&String> = graph.node.iter().flat_map(|n| &n.input).collect();
+        graph.initializer.retain(|tensor| taken.contains(&tensor.name));
         ModelProto {
             ir_version: IR_VERSION,
             producer_name: env!("CARGO_PKG_NAME").to_owned(),
@@ -336,7 +344,7 @@ fn attribute(name: &str, value: Attribute<'_>) -> AttributeProto {
             AttributeType::STRING
         }
         Attribute::Graph(graph) => {
-            attribute.g = Some(graph).into();
+            attribute.g = Some(*graph).into();
             AttributeType::GRAPH
         }
     };

@@ -83,21 +83,39 @@ impl Frame<'_> {
     fn blocks(&mut self, values: &Value, block: usize) -> Value {
         let (rows, count) = (values.dim(0), values.dim(1).div_ceil(block));
         let padded = self.b.pad(values, 1, count * block);
-        let cut = self.b.reshape(&padded, &[rows, count, block]);
-        self.b.transpose(&cut, &[1, 0, 2])
+        let cut = self.b.reshape(&padded, &[rows, count, 1, block]);
+        let turned = self.b.transpose(&cut, &[1, 2, 0, 3]);
+        // The reshape keeps Transpose from MatMul: the optimizer of onnxruntime 1.23 makes one node of the two, which it
+        // has no DOUBLE kernel for.
+        self.b.reshape(&turned, &[count, rows, block])
+    }
+
+    /// `[rows, k]` as `[blocks, block, rows]`, padded with zeros.
+    fn turned_blocks(&mut self, values: &Value, block: usize) -> Value {
+        let (rows, count) = (values.dim(0), values.dim(1).div_ceil(block));
+        let padded = self.b.pad(values, 1, count * block);
+        let turned = self.turned(&padded);
+        self.b.reshape(&turned, &[count, block, rows])
+    }
+
+    /// A matrix transposed, for MatMul; with a reshape as in `blocks`.
+    pub(super) fn turned(&mut self, values: &Value) -> Value {
+        let (rows, columns) = (values.dim(0), values.dim(1));
+        let raised = self.b.reshape(values, &[rows, columns, 1]);
+        let turned = self.b.transpose(&raised, &[1, 0, 2]);
+        self.b.reshape(&turned, &[columns, rows])
     }
 
     /// The dot products of every block of K, FLOAT `[blocks, m, n]`.
     fn dots(&mut self, mode: Mode, block: usize, x: &Factor, w: &Factor) -> Option<Value> {
         match mode {
             Mode::Exact => {
-                let parts = |f: &mut Self, factor: &Factor| {
-                    let values = f.b.cast(&factor.values, DataType::DOUBLE);
-                    let values = f.blocks(&values, block);
-                    if factor.wide { f.halves(&values) } else { vec![values] }
-                };
-                let (a, b) = (parts(self, x), parts(self, w));
-                let b: Vec<Value> = b.iter().map(|b| self.b.transpose(b, &[0, 2, 1])).collect();
+                let [a, b] = [x, w].map(|factor| {
+                    let values = self.b.cast(&factor.values, DataType::DOUBLE);
+                    if factor.wide { self.halves(&values) } else { vec![values] }
+                });
+                let a: Vec<Value> = a.iter().map(|a| self.blocks(a, block)).collect();
+                let b: Vec<Value> = b.iter().map(|b| self.turned_blocks(b, block)).collect();
                 Some(self.exact_dots(&a, &b))
             }
             Mode::Sequential => {
@@ -166,21 +184,21 @@ impl Frame<'_> {
         self.b.select(&turn, &other, &nearest)
     }
 
-    /// Sums of products in the order of the last axis, from +0, in `dtype`: `[blocks, m, block]` and `[blocks, n, block]`
-    /// give `[blocks, m, n]`. `None` for long sums.
+    /// Sums of products in the order of the last axis, from +0, in `dtype`: `[blocks, m, block]` and `[blocks or 1, n,
+    /// block]` give `[blocks, m, n]`. `None` for long sums.
     pub(super) fn sequential_dots(&mut self, a: &Value, b: &Value, dtype: DataType) -> Option<Value> {
-        let ([count, m, block], n) = ([a.dim(0), a.dim(1), a.dim(2)], b.dim(1));
+        let ([count, m, block], [b_count, n]) = ([a.dim(0), a.dim(1), a.dim(2)], [b.dim(0), b.dim(1)]);
         if block > MAX_STEPS {
             return None;
         }
         let a = self.b.transpose(a, &[2, 0, 1]);
         let a = self.b.reshape(&a, &[block, count, m, 1]);
         let b = self.b.transpose(b, &[2, 0, 1]);
-        let b = self.b.reshape(&b, &[block, count, 1, n]);
+        let b = self.b.reshape(&b, &[block, b_count, 1, n]);
         let mut body = Builder::subgraph();
         let acc = body.body_input("acc", dtype, &[count, m, n]);
         let x = body.body_input("a", dtype, &[count, m, 1]);
-        let w = body.body_input("b", dtype, &[count, 1, n]);
+        let w = body.body_input("b", dtype, &[b_count, 1, n]);
         let product = body.binary("Mul", &x, &w);
         let sum = body.binary("Add", &acc, &product);
         body.output(&sum, "body_sum", dtype);
@@ -188,11 +206,11 @@ impl Frame<'_> {
         Some(self.b.scan(&start, &[&a, &b], body.into_graph("step")))
     }
 
-    /// Zeros of `shape`.
+    /// Zeros of `shape`. Not by Expand, which takes a length of 0 for 1.
     fn zeros(&mut self, shape: &[usize], dtype: DataType) -> Value {
-        let zero = if dtype == DataType::DOUBLE { self.b.f64(0.0) } else { self.b.f32(0.0) };
         let sizes = self.b.i64s(&shape.iter().map(|d| *d as i64).collect::<Vec<_>>());
-        self.b.node("Expand", &[&zero, &sizes], vec![], shape.to_vec())
+        let zeros = self.b.node("ConstantOfShape", &[&sizes], vec![], shape.to_vec());
+        if dtype == DataType::FLOAT { zeros } else { self.b.cast(&zeros, dtype) }
     }
 
     /// The scaled sums of blocks, FLOAT `[blocks, m, n]`.
@@ -309,7 +327,7 @@ pub(super) fn token_channel(f: &mut Frame<'_>) -> Option<()> {
 /// activations on some processors: nobody should copy that node and change a type.
 fn integer_dots(f: &mut Frame<'_>, a: &Value, b: &Value, bias: Option<&Value>) -> Value {
     let [a, b] = [a, b].map(|v| f.b.cast(v, DataType::DOUBLE));
-    let b = f.b.transpose(&b, &[1, 0]);
+    let b = f.turned(&b);
     let mut sum = if a.dim(1) == 0 {
         f.zeros(&[a.dim(0), b.dim(1)], DataType::DOUBLE)
     } else {

@@ -20,7 +20,7 @@
 //! - `mla_*`: compared within a tolerance, so no graph could be held to their bits;
 //! - `kv_quant_v32`, `kv_quant_model1`: the bytes of BF16 and FLOAT values, for which BitCast (opset 26) is needed;
 //! - `requant_e4m3fn_to_e4m3fnuz`: its codes are of a type that onnxruntime's Python cannot read;
-//! - NVFP4 quantization of an empty tensor without a global scale, rows of no elements in `requant_e4m3_to_s8` and in norms:
+//! - NVFP4 of an empty tensor without a global scale, caches and routers without tokens, rows without elements in norms and INT8:
 //!   the largest or the mean of nothing differs between runtimes.
 
 mod builder;

@@ -159,7 +159,7 @@ fn indexer_logits(f: &mut Frame<'_>) -> Option<()> {
         return None;
     }
     let q = f.b.reshape(&q, &[tokens * heads, width]);
-    let k = f.b.transpose(&k, &[1, 0]);
+    let k = f.turned(&k);
     let dots = f.b.node("MatMul", &[&q, &k], vec![], vec![tokens * heads, keys]);
     let dots = f.b.cast(&dots, DataType::FLOAT);
     let zero = f.b.f32(0.0);
@@ -208,8 +208,6 @@ fn row_sum(f: &mut Frame<'_>, values: &Value) -> Option<Value> {
     let values = f.b.reshape(values, &[rows, 1, n]);
     let ones = f.b.f32s(&vec![1.0; n]);
     let ones = f.b.reshape(&ones, &[1, 1, n]);
-    let sizes = f.b.i64s(&[rows as i64, 1, n as i64]);
-    let ones = f.b.node("Expand", &[&ones, &sizes], vec![], vec![rows, 1, n]);
     let sum = f.sequential_dots(&values, &ones, DataType::FLOAT)?;
     Some(f.b.reshape(&sum, &[rows, 1]))
 }
@@ -263,7 +261,7 @@ fn moe_gate(f: &mut Frame<'_>) -> Option<()> {
     let topk = f.call.unsigned("topk", 8);
     let groups = f.call.unsigned("groups", 1);
     let topk_group = f.call.unsigned("topk_group", 1);
-    if experts == 0 || topk == 0 || groups == 0 {
+    if rows == 0 || experts == 0 || topk == 0 || groups == 0 {
         return None;
     }
     let scoring = f.call.text("scoring", "sigmoid");
