@@ -271,8 +271,10 @@ impl Builder {
     /// Runs `body` over the first axis of `scanned`; the result is the state after the last step.
     pub(super) fn scan(&mut self, state: &Value, scanned: &[&Value], body: GraphProto) -> Value {
         let inputs = [&[state], scanned].concat();
-        let attributes =
-            vec![("body", Attribute::Graph(Box::new(body))), ("num_scan_inputs", Attribute::Int(scanned.len() as i64))];
+        let attributes = vec![
+            ("body", Attribute::Graph(Box::new(body))),
+            ("num_scan_inputs", Attribute::Int(scanned.len() as i64)),
+        ];
         self.node("Scan", &inputs, attributes, state.shape.clone())
     }
 
