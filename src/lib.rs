@@ -23,6 +23,8 @@ pub mod error;
 
 pub mod dtype;
 
+pub mod onnx_protobuf;
+
 pub mod kernel;
 
 pub mod io;

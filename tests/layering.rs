@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("src/error", &[]),
     ("src/dtype", &[]),
-    ("src/kernel", &["dtype"]),
+    ("src/onnx_protobuf", &[]),
+    ("src/kernel", &["onnx_protobuf", "dtype"]),
     ("src/io", &[]),
     ("src/checkpoint", &["dtype", "io"]),
     ("src/plan", &["checkpoint", "dtype"]),

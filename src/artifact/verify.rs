@@ -56,6 +56,18 @@ pub struct VerifyReport {
 /// # Errors
 /// Class Input: the manifest is missing or broken. Class Io: the folder or a file cannot be read.
 pub fn verify(dir: &Path, jobs: usize) -> Result<VerifyReport> {
+    verify_except(dir, jobs, &|_| false)
+}
+
+/// As [`verify`], but of the files for which `hashed_elsewhere` holds only presence and length are checked.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_except(
+    dir: &Path,
+    jobs: usize,
+    hashed_elsewhere: &(dyn Fn(&FileEntry) -> bool + Sync),
+) -> Result<VerifyReport> {
     let folder = Confined::open(dir)?;
     let manifest = match folder.open_regular(MANIFEST_PATH)? {
         Lookup::File(file, len) if len <= MAX_MANIFEST_BYTES => {
@@ -71,7 +83,7 @@ pub fn verify(dir: &Path, jobs: usize) -> Result<VerifyReport> {
     let work = || {
         let mut buffer = vec![0; READ];
         while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = check_file(&folder, file, &mut buffer);
+            let result = check_file(&folder, file, hashed_elsewhere(file), &mut buffer);
             let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
             match result {
                 Ok(None) => {}
@@ -113,7 +125,12 @@ fn no_manifest(dir: &Path, found: &str) -> Error {
 }
 
 /// What is wrong with one listed file, if anything.
-fn check_file(folder: &Confined, entry: &FileEntry, buffer: &mut [u8]) -> Result<Option<String>> {
+fn check_file(
+    folder: &Confined,
+    entry: &FileEntry,
+    length_only: bool,
+    buffer: &mut [u8],
+) -> Result<Option<String>> {
     let expected = &entry.digest;
     let (file, len) = match folder.open_regular(&entry.path)? {
         Lookup::File(file, len) => (file, len),
@@ -122,6 +139,9 @@ fn check_file(folder: &Confined, entry: &FileEntry, buffer: &mut [u8]) -> Result
     };
     if len != expected.bytes {
         return Ok(Some(format!("changed: {len} bytes instead of {}", expected.bytes)));
+    }
+    if length_only {
+        return Ok(None);
     }
     let path = folder.path().join(&entry.path);
     advise_sequential(&file);

@@ -110,6 +110,45 @@ impl Kind {
     }
 }
 
+impl Role {
+    /// The column of a report that the tensor belongs to, as in `q_proj` or `experts.down_proj`; `None` for modules that
+    /// this version does not know.
+    pub fn label(&self) -> Option<&'static str> {
+        use Kind::*;
+        let mlp = |dense, shared, expert| match self.scope {
+            Scope::Dense => dense,
+            Scope::Shared => shared,
+            Scope::Expert => expert,
+        };
+        Some(match self.kind {
+            Embed => "embed_tokens",
+            LmHead => "lm_head",
+            Norm => "norm",
+            QProj => "q_proj",
+            KProj => "k_proj",
+            VProj => "v_proj",
+            OProj => "o_proj",
+            QAProj => "q_a_proj",
+            QBProj => "q_b_proj",
+            KvAProj => "kv_a_proj",
+            KvBProj => "kv_b_proj",
+            IndexerWqB => "indexer.wq_b",
+            IndexerWk => "indexer.wk",
+            IndexerWeights => "indexer.weights_proj",
+            IndexerNorm => "indexer.k_norm",
+            GateProj => mlp("gate_proj", "shared_experts.gate_proj", "experts.gate_proj"),
+            UpProj => mlp("up_proj", "shared_experts.up_proj", "experts.up_proj"),
+            DownProj => mlp("down_proj", "shared_experts.down_proj", "experts.down_proj"),
+            Router => "router",
+            EhProj => "eh_proj",
+            SharedHead => "shared_head",
+            RotaryBuffer => "rotary_emb",
+            Multimodal => "multimodal",
+            Other => return None,
+        })
+    }
+}
+
 /// Which parameter of its module a tensor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {

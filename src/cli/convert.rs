@@ -1,5 +1,6 @@
 //! `convert`: plan, execute, finalize, check.
 
+use super::conclude::conclude;
 use super::plan::{OVERHEAD, say_notes, summary};
 use super::progress::Meter;
 use super::ui::{Ui, size, table};
@@ -7,7 +8,6 @@ use super::{ConvertArgs, ValidateArg};
 use crate::artifact::side;
 use crate::checkpoint::Checkpoint;
 use crate::compile::{Compiled, compile};
-use crate::dtype::scheme::Rule;
 use crate::error::{Class, Error, Result};
 use crate::exec::finalize::{self, Finished, Loss};
 use crate::exec::{self, Executed, Job, Slice};
@@ -18,7 +18,7 @@ use crate::io::source::exists;
 use crate::kernel::Policy;
 use crate::plan::recipe::NanPolicy;
 use crate::plan::{Fates, Plan, cost, printer};
-use crate::validate;
+use crate::validate::{self, conversion};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -112,7 +112,7 @@ pub(super) fn run(request: &Request<'_>, ui: &Ui) -> Result<u8> {
         }
         let finished = finalize::collect(&dir, plan, &digest)?;
         let losses = finalize::losses(&dir, plan)?;
-        finish(&dir, &lock, &finished, request, &checkpoint, ui)?;
+        finish(&dir, &lock, &finished, &losses, request, &checkpoint, ui)?;
         warn_about(plan, &losses, ui);
         if !ui.json() {
             ui.say(&summary(plan, checkpoint.payload_bytes(), peak));
@@ -171,22 +171,20 @@ fn execute(
     executed
 }
 
-/// Manifest, check, final name.
+/// Check, report, manifest, final name.
 fn finish(
     dir: &OutputDir,
     lock: &RunLock,
     finished: &Finished<'_>,
+    losses: &BTreeMap<u32, Loss>,
     request: &Request<'_>,
     checkpoint: &Checkpoint,
     ui: &Ui,
 ) -> Result<()> {
-    finalize::write_manifest(dir, finished, request.sha256)?;
-    if request.validate != ValidateArg::None {
-        validate::quick(dir.path(), finished.plan)?;
-    }
+    conclude(dir, finished, losses, request.sha256, request.validate != ValidateArg::None)?;
     if request.validate == ValidateArg::Full {
-        let jobs = request.options.jobs()?;
-        validate::full(dir.path(), finished.plan, checkpoint, jobs)?;
+        let options = request.options;
+        validate::full(dir.path(), checkpoint, options.memory()?, options.jobs()?)?;
     }
     finalize::seal(dir, lock, request.output, request.overwrite)?;
     ui.detail(|| format!("finished {}", request.output.display()));
@@ -244,24 +242,8 @@ fn refuse_output_inside_source(request: &Request<'_>) -> Result<()> {
 
 /// Values that a person should look at.
 fn warn_about(plan: &Plan, losses: &BTreeMap<u32, Loss>, ui: &Ui) {
-    let name = |i: &u32| &plan.outputs[*i as usize].name;
-    for (i, loss) in losses {
-        if loss.non_finite > 0 {
-            ui.warn(&format!("{}: {} NaN or infinite values", name(i), loss.non_finite));
-        }
-        if loss.zero_scale_codes > 0 {
-            let what = if loss.computed {
-                "non-zero codes under a scale of zero"
-            } else {
-                "scales are zero or negative"
-            };
-            ui.warn(&format!("{}: {} {what}", name(i), loss.zero_scale_codes));
-        }
-        // The rule divides by amax / 127.5, so that the largest value of most rows is clipped: no news.
-        let clips = plan.outputs[*i as usize].scheme.is_some_and(|s| s.rule == Rule::Ct127Bf16);
-        if loss.saturated > 0 && !clips {
-            ui.warn(&format!("{}: {} values beyond the range of the format", name(i), loss.saturated));
-        }
+    for check in conversion::remarks(plan, losses) {
+        ui.warn(&format!("{}: {}", check.tensor.unwrap_or_default(), check.message));
     }
     let zero_units: u64 = losses.values().map(|s| s.zero_rows).sum();
     if zero_units > 0 {

@@ -1,5 +1,6 @@
 //! `finalize`: joins the slices of one output.
 
+use super::conclude::conclude;
 use super::convert::worst;
 use super::ui::{Ui, size};
 use crate::error::Result;
@@ -8,7 +9,6 @@ use crate::io::lock::RunLock;
 use crate::io::output::OutputDir;
 use crate::io::source::exists;
 use crate::plan::Fates;
-use crate::validate;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,8 +38,7 @@ pub(super) fn run(out: &Path, overwrite: bool, sha256: bool, jobs: usize, ui: &U
     } else {
         let finished = finalize::collect(&dir, &plan, &digest)?;
         let losses = finalize::losses(&dir, &plan)?;
-        finalize::write_manifest(&dir, &finished, sha256)?;
-        validate::quick(dir.path(), &plan)?;
+        conclude(&dir, &finished, &losses, sha256, true)?;
         losses
     };
     finalize::seal(&dir, &lock, out, overwrite)?;

@@ -4,15 +4,18 @@
 //! stderr.
 
 mod check;
+mod conclude;
 mod convert;
 mod diff;
 mod finalize;
 mod inspect;
+mod kernels;
 mod plan;
 mod progress;
 mod shell;
 mod targets;
 mod ui;
+mod validate;
 mod verify;
 
 use crate::error::{Error, Result};
@@ -121,6 +124,13 @@ enum Command {
         #[arg(long, value_enum)]
         digest: Option<DigestArg>,
     },
+    /// Re-read an artifact from disk and measure it against its source; exit 1 when a gate fails
+    Validate {
+        /// Artifact folder, ours or anybody's
+        out: PathBuf,
+        #[command(flatten)]
+        options: ValidateArgs,
+    },
     /// Hold any checkpoint against the loader of an engine: headers, JSON and scales; exit 1 when something is wrong
     Check {
         /// Model folder, ours or anybody's
@@ -142,6 +152,21 @@ enum Command {
         #[arg(long)]
         jobs: Option<usize>,
     },
+    /// Reference kernels in C, NumPy and ONNX with golden vectors, for whoever writes a chip's kernels
+    Kernels {
+        /// Folder of the pack; it appears complete or not at all
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Only the kernels of this target's schemes
+        #[arg(long, value_name = "ID")]
+        target: Option<String>,
+        /// Only the kernels of this scheme
+        #[arg(long, value_name = "NAME")]
+        scheme: Option<String>,
+        /// Add cases with this checkpoint's own quantized weights
+        #[arg(long, value_name = "CHECKPOINT")]
+        from: Option<PathBuf>,
+    },
     /// Re-hash an artifact against its manifest
     Verify {
         /// Artifact folder
@@ -157,6 +182,71 @@ enum Command {
     },
     /// The manual page on stdout
     Man,
+}
+
+/// Options of `validate`.
+#[derive(Args)]
+struct ValidateArgs {
+    /// The checkpoint that the artifact was made from
+    #[arg(long, value_name = "SRC")]
+    against: Option<PathBuf>,
+    /// How deep to look; tensor with --against, else structure
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    level: Option<LevelArg>,
+    /// Share of each tensor's rows to read, such as 5% or 0.05
+    #[arg(long, value_name = "SHARE", default_value = "100%")]
+    sample: ShareArg,
+    /// Folder for report.json, report.html, report.md and junit.xml; an existing report there is replaced
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Fail where a metric is beyond its limit (a least value for sqnr_db and cosine), such as sqnr_db=30,calc_diff=1e-3
+    #[arg(long, value_name = "METRIC=LIMIT,…")]
+    fail_on: Vec<String>,
+    /// An earlier report.json that metrics must not fall behind
+    #[arg(long, value_name = "FILE", requires = "max_regress")]
+    baseline: Option<PathBuf>,
+    /// How much worse than the baseline a metric may be, in percent
+    #[arg(long, value_name = "PCT", requires = "baseline")]
+    max_regress: Option<f64>,
+    /// Report what fails and exit 0 all the same
+    #[arg(long)]
+    warn_only: bool,
+    /// Memory budget; peak memory stays below it plus 128 MiB
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    memory: SizeArg,
+    /// Threads; all cores by default
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LevelArg {
+    /// Files, digests, names, types, shapes, configuration; every source tensor accounted for
+    Structure,
+    /// Every value decoded and held against its source
+    Tensor,
+    /// Every linear layer through the reference kernel of its scheme
+    Kernel,
+    /// Whole decoder blocks
+    Layer,
+    /// All blocks, embedding to logits
+    Model,
+}
+
+/// A share in (0, 1], as a number or in percent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ShareArg(f64);
+
+impl std::str::FromStr for ShareArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (digits, unit) = text.strip_suffix('%').map_or((text, 1.0), |digits| (digits, 100.0));
+        match digits.trim().parse::<f64>() {
+            Ok(value) if value > 0.0 && value <= unit => Ok(ShareArg(value / unit)),
+            _ => Err(format!("{text} is no share, such as 5% or 0.05")),
+        }
+    }
 }
 
 /// Options that `plan` and `convert` share.
@@ -313,18 +403,22 @@ impl ConvertArgs {
     }
 
     fn memory(&self) -> Result<u64> {
-        const LEAST: u64 = 64 << 20;
-        match self.memory.0 {
-            bytes if bytes >= LEAST => Ok(bytes),
-            bytes => Err(Error::usage("memory-too-small", "the memory budget is too small")
-                .expected("--memory of at least 64MiB")
-                .found(format!("{bytes} bytes"))
-                .fix("raise --memory")),
-        }
+        memory(self.memory)
     }
 
     fn jobs(&self) -> Result<usize> {
         jobs(self.jobs)
+    }
+}
+
+fn memory(asked: SizeArg) -> Result<u64> {
+    const LEAST: u64 = 64 << 20;
+    match asked.0 {
+        bytes if bytes >= LEAST => Ok(bytes),
+        bytes => Err(Error::usage("memory-too-small", "the memory budget is too small")
+            .expected("--memory of at least 64MiB")
+            .found(format!("{bytes} bytes"))
+            .fix("raise --memory")),
     }
 }
 
@@ -379,8 +473,18 @@ fn dispatch(command: Command, ui: &Ui) -> Result<u8> {
         Command::Finalize { out, overwrite, digest } => {
             finalize::run(&out, overwrite, digest == Some(DigestArg::Sha256), jobs(None)?, ui)
         }
+        Command::Validate { out, options } => validate::run(&out, &options, ui),
         Command::Check { dir, target, engine } => check::run(&dir, target.as_deref(), engine.as_deref(), ui),
         Command::Diff { a, b, jobs: asked } => diff::run(&a, &b, jobs(asked)?, ui),
+        Command::Kernels { output, target, scheme, from } => {
+            let request = kernels::Request {
+                out: &output,
+                target: target.as_deref(),
+                scheme: scheme.as_deref(),
+                from: from.as_deref(),
+            };
+            kernels::run(&request, ui)
+        }
         Command::Verify { out, jobs: asked } => verify::run(&out, jobs(asked)?, ui),
         Command::Completions { shell } => shell::completions(shell, ui),
         Command::Man => shell::man(ui),
@@ -411,6 +515,16 @@ mod tests {
         }
         for text in ["", "GiB", "-1GiB", "2XB", "nan", "1e30GiB"] {
             assert!(text.parse::<SizeArg>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_numbers_or_percents() {
+        for (text, share) in [("5%", 0.05), ("0.05", 0.05), ("100%", 1.0), ("1", 1.0), ("12.5 %", 0.125)] {
+            assert_eq!(text.parse::<ShareArg>().unwrap(), ShareArg(share));
+        }
+        for text in ["", "0", "0%", "101%", "1.5", "-5%", "nan", "x%"] {
+            assert!(text.parse::<ShareArg>().is_err(), "{text}");
         }
     }
 

@@ -57,6 +57,12 @@ impl Ui {
             .map_err(closed)
     }
 
+    /// Prints a report as the one JSON document of the command: it has its own `schema_version`.
+    pub(super) fn report(&self, report: &crate::report::Report) -> Result<()> {
+        let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        crate::report::write_json(report, &mut out).and_then(|()| out.flush()).map_err(closed)
+    }
+
     /// Prints result text on stdout.
     pub(super) fn text(&self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
@@ -73,6 +79,11 @@ impl Ui {
     pub(super) fn say(&self, text: &str) {
         let lines: Vec<String> = text.split('\n').map(|line| quote(line, usize::MAX)).collect();
         let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
+    }
+
+    /// Lines for a program that reads standard error, as they are.
+    pub(super) fn raw(&self, text: &str) {
+        let _ = io::stderr().write_all(text.as_bytes());
     }
 
     /// A line for people who asked for more.

@@ -163,6 +163,10 @@ fn is_working_file(name: &str) -> bool {
 pub struct Loss {
     /// Signal-to-quantization-noise ratio; `None` where nothing was lost.
     pub sqnr_db: Option<f64>,
+    /// The largest |x − decoded| over finite values.
+    pub max_abs: f64,
+    /// Elements looked at.
+    pub elements: u64,
     /// Whether values were computed, not only copied.
     pub computed: bool,
     /// As [`Stats::zero_rows`].
@@ -196,6 +200,8 @@ pub fn losses(dir: &OutputDir, plan: &Plan) -> Result<BTreeMap<u32, Loss>> {
             if computed || total.non_finite > 0 || total.zero_scale_codes > 0 {
                 let loss = Loss {
                     sqnr_db: total.sqnr_db(),
+                    max_abs: f64::from(total.max_abs_error),
+                    elements: total.elements,
                     computed,
                     zero_rows: total.zero_rows,
                     saturated: total.saturated,
@@ -209,8 +215,14 @@ pub fn losses(dir: &OutputDir, plan: &Plan) -> Result<BTreeMap<u32, Loss>> {
     Ok(losses)
 }
 
-/// Writes the manifest. Everything that it lists is synced.
-pub fn write_manifest(dir: &OutputDir, finished: &Finished<'_>, sha256: bool) -> Result<()> {
+/// Writes the manifest. Everything that it lists is synced; `extra` are files of the artifact that the plan does not
+/// know: report and reference kernels.
+pub fn write_manifest(
+    dir: &OutputDir,
+    finished: &Finished<'_>,
+    extra: &[String],
+    sha256: bool,
+) -> Result<()> {
     let plan = finished.plan;
     let recipe: ResolvedRecipe = serde_json::from_str(&plan.header.recipe).map_err(|e| {
         Error::input("unfinished-damaged", "the recipe in the plan is damaged").file(PLAN_PATH).found(e)
@@ -231,7 +243,8 @@ pub fn write_manifest(dir: &OutputDir, finished: &Finished<'_>, sha256: bool) ->
         |(path, digest): (&String, &FileDigest)| FileEntry { path: path.clone(), digest: digest.clone() };
     let sources: Vec<FileEntry> = finished.sources.iter().map(entry).collect();
     let mut outputs = finished.shards.clone();
-    for name in plan.side_files.iter().map(|s| s.name.as_str()).chain([PLAN_PATH]) {
+    let extra = extra.iter().map(String::as_str);
+    for name in plan.side_files.iter().map(|s| s.name.as_str()).chain([PLAN_PATH]).chain(extra) {
         outputs.insert(name.to_owned(), digest_file(dir, name, sha256)?);
     }
     if sha256 {

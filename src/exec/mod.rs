@@ -13,6 +13,7 @@ pub mod schedule;
 mod shards;
 mod sources;
 pub mod stats;
+pub mod weight_slices;
 
 use crate::artifact::digest::FileDigest;
 use crate::checkpoint::Checkpoint;

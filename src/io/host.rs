@@ -1,7 +1,7 @@
 //! Files that are neither source nor output: recipes, and what the system says of this process.
 
 use crate::error::{Error, Result};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Reads a small text file of at most `limit` bytes.
@@ -19,6 +19,17 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| {
         Error::usage("file-not-utf8", "the file is no text").file(path.display()).expected("UTF-8")
     })
+}
+
+/// Adds text to the end of a file, which a CI system names for it.
+///
+/// # Errors
+/// Class Io.
+#[expect(clippy::disallowed_methods, reason = "this module opens files for the others")]
+pub fn append_text(path: &Path, text: &str) -> Result<()> {
+    let failed = |e| Error::io("cannot add to the file", path, e);
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)
 }
 
 /// Peak resident memory of this process in bytes, where the system tells it.

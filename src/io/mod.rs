@@ -9,4 +9,4 @@ pub mod output;
 mod publish;
 pub mod source;
 
-pub use host::read_text;
+pub use host::{append_text, read_text};

@@ -2,6 +2,9 @@
 //!
 //! It holds no time, host, path, job count or memory size, so that equal inputs give equal bytes. Lists are in a fixed
 //! order: tensors and layers in natural name order, checks in the order of the levels.
+//!
+//! This file is compiled a second time by `xtask`, with its feature `schema`, to derive `docs/report.schema.json`. It
+//! names nothing else of this crate.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -10,6 +13,7 @@ use std::collections::BTreeMap;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// How a check or the whole validation ended.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -24,6 +28,7 @@ pub enum Verdict {
 }
 
 /// How deep a validation looks. Each level includes those before it.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -40,6 +45,7 @@ pub enum Level {
 }
 
 /// A validation of one artifact.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`SCHEMA_VERSION`].
@@ -72,7 +78,21 @@ pub struct Report {
     pub reproduce: Vec<String>,
 }
 
+impl Report {
+    /// The verdict that the parts give: `fail` where a check, a kernel or a layer failed, `pass` otherwise.
+    pub fn verdict_of_parts(&self) -> Verdict {
+        let rows =
+            self.kernels.iter().map(|row| row.verdict).chain(self.layers.iter().map(|row| row.verdict));
+        let parts = self.checks.iter().map(|check| Some(check.verdict)).chain(rows);
+        match parts.flatten().any(|verdict| verdict == Verdict::Fail) {
+            true => Verdict::Fail,
+            false => Verdict::Pass,
+        }
+    }
+}
+
 /// The program that measured.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
     /// Its name.
@@ -82,6 +102,7 @@ pub struct Tool {
 }
 
 /// A checkpoint.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
     /// Family of the model, where known.
@@ -105,6 +126,7 @@ pub struct Subject {
 }
 
 /// One look at one thing.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// Stable identifier of the rule, kebab-case.
@@ -126,6 +148,7 @@ pub struct Check {
 }
 
 /// A tensor of the artifact, or a source tensor that was dropped.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TensorRow {
     /// Name in the artifact (in the source for a dropped one).
@@ -179,6 +202,7 @@ pub struct TensorRow {
 }
 
 /// A linear layer through its reference kernel, or a golden set.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct KernelRow {
     /// Kernel name.
@@ -195,6 +219,7 @@ pub struct KernelRow {
 }
 
 /// The metrics of a pair of arrays; names and definitions as in docs/numerics.md. Null where infinite or undefined.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// 1 − 2Σxy / Σ(x² + y²).
@@ -230,6 +255,7 @@ pub struct Metrics {
 }
 
 /// A decoder block, source against artifact.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LayerRow {
     /// Module name, as in `model.layers.3`; `model` for embedding to logits.

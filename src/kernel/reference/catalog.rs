@@ -54,7 +54,17 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         super::dequant::KERNELS,
         super::quant::KERNELS,
         super::requant::KERNELS,
+        super::norm::KERNELS,
+        super::swiglu::KERNELS,
+        super::rope::KERNELS,
+        super::mla::KERNELS,
+        super::attention::KERNELS,
+        super::gate::KERNELS,
         super::group_gemm_catalog::GROUPED,
+        super::combine::KERNELS,
+        super::lm_head::KERNELS,
+        super::kv::KERNELS,
+        super::layout::KERNELS,
     ];
     FAMILIES.iter().copied().flatten()
 }

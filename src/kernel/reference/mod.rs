@@ -2,18 +2,30 @@
 //! [`catalog`], which golden sets and emitted code are held to.
 
 pub mod array;
+pub mod attention;
 pub mod catalog;
+pub mod combine;
 pub mod dequant;
 mod encode;
 mod exact;
+pub mod exp;
+pub mod gate;
 pub mod gemm;
 mod gemm_catalog;
 pub mod group_gemm;
 mod group_gemm_catalog;
 pub mod hardware;
+pub mod kv;
+pub mod layout;
+pub mod lm_head;
+pub mod mla;
+pub mod norm;
 mod operand;
 pub mod quant;
 pub mod requant;
+pub mod rope;
+pub mod shape;
+pub mod swiglu;
 mod value;
 
 pub use encode::{NORMALIZER_RANGE, encode, scale};
