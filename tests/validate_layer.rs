@@ -35,9 +35,10 @@ impl Stream {
 }
 
 /// Fixtures of `fixtures/oracle/golden/layers.safetensors`.
-const ORACLES: [&str; 9] = [
+const ORACLES: [&str; 10] = [
     "deepseek-v3",
     "deepseek-v3.2",
+    "glm-moe-dsa",
     "kimi-k2",
     "glm4-moe-bf16",
     "llama-bf16",
@@ -68,7 +69,14 @@ fn blocks_and_logits_are_those_of_transformers() {
     let root = tempfile::tempdir().unwrap();
     let mut seen = 0;
     for name in ORACLES {
-        let source = Checkpoint::open(&fixture(root.path(), name)).unwrap();
+        let source = if name == "glm-moe-dsa" {
+            let dir = fixture(&root.path().join("glm"), "deepseek-v3.2");
+            edit_json(&dir.join("config.json"), |c| c["model_type"] = "glm_moe_dsa".into());
+            dir
+        } else {
+            fixture(root.path(), name)
+        };
+        let source = Checkpoint::open(&source).unwrap();
         for index in 0..2 {
             let entry = format!("{name}/block.{index}");
             let view = golden.tensor(&entry).unwrap();

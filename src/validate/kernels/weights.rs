@@ -5,34 +5,26 @@ use crate::dtype::Dtype;
 use crate::dtype::codec::decode;
 use crate::dtype::scheme::{Granularity, Scheme};
 use crate::error::{Error, Result};
-use crate::io::source::ReadFile;
 use crate::kernel::{self, Isa, Policy, Sink, Values};
 use crate::plan::cost::scale_rows;
+use crate::validate::reader::Store;
 use std::ops::Range;
-use std::sync::OnceLock;
 
-/// The shards of a checkpoint, opened when first read.
-#[derive(Debug)]
+/// A checkpoint whose weights are read.
 pub(crate) struct Shards<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
-    open: Vec<OnceLock<ReadFile>>,
+    store: Store<'a>,
 }
 
 impl<'a> Shards<'a> {
     pub(crate) fn new(checkpoint: &'a Checkpoint) -> Self {
-        Self { checkpoint, open: checkpoint.files.iter().map(|_| OnceLock::new()).collect() }
+        Self { checkpoint, store: Store::new(checkpoint, false) }
     }
 
     /// `len` bytes of a tensor from `offset` on.
     pub(crate) fn read(&self, id: TensorId, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let tensor = self.checkpoint.tensor(id);
-        let slot = &self.open[tensor.file as usize];
-        if slot.get().is_none() {
-            let _ = slot.set(self.checkpoint.open_data_file(tensor.file)?);
-        }
-        let file = slot.get().ok_or_else(|| Error::internal("shard-open", "a shard is not open"))?;
         let mut bytes = vec![0; size(len)];
-        file.read_exact_at(&mut bytes, tensor.offset + offset)?;
+        self.store.read(id, offset, &mut bytes)?;
         Ok(bytes)
     }
 
@@ -67,7 +59,7 @@ pub(crate) fn size(n: u64) -> usize {
 }
 
 /// A weight `[rows, cols]`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Matrix<'a> {
     shards: &'a Shards<'a>,
     pub(crate) id: TensorId,

@@ -92,19 +92,21 @@ impl Arch {
         }
         let heads = count("num_attention_heads")?;
         let hidden = count("hidden_size")?;
-        let latent = matches!(family, "deepseek_v3" | "deepseek_v32" | "kimi_k2");
+        let latent = matches!(family, "deepseek_v3" | "deepseek_v32" | "kimi_k2" | "glm_moe_dsa");
         if !latent && !matches!(family, "llama" | "mistral" | "qwen2" | "qwen3" | "qwen3_moe" | "glm4_moe") {
             return Err(format!("blocks of the family {family} are not known to this version"));
         }
         let attention = if latent {
-            let indexer = (family == "deepseek_v32").then(|| -> Result<Indexer, String> {
-                Ok(Indexer {
-                    heads: count("index_n_heads")?,
-                    dim: count("index_head_dim")?,
-                    topk: count("index_topk")?,
-                    interleaved: false,
-                })
-            });
+            let indexer =
+                matches!(family, "deepseek_v32" | "glm_moe_dsa").then(|| -> Result<Indexer, String> {
+                    Ok(Indexer {
+                        heads: count("index_n_heads")?,
+                        dim: count("index_head_dim")?,
+                        topk: count("index_topk")?,
+                        // DeepSeek turns halves here, though neighbours elsewhere; GLM turns neighbours everywhere.
+                        interleaved: family == "glm_moe_dsa",
+                    })
+                });
             Attention::Latent {
                 heads,
                 q_lora: config.count("q_lora_rank").is_some(),

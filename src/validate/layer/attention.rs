@@ -78,7 +78,11 @@ pub(super) fn attention(
             let expanded = trace.keep("self_attn.kv_b_proj", expanded);
 
             let mut own = None;
-            if let Some(indexer) = indexer {
+            // GLM has layers that share the keys of another: without an indexer, every key is seen, which is the same as
+            // long as there are fewer than an indexer keeps.
+            if let Some(indexer) = indexer
+                && side.has(&format!("{at}.indexer.wq_b.weight"))
+            {
                 let scores = index_scores(side, &format!("{at}.indexer"), x, &latent, indexer, rope, trace)?;
                 own = Some(choose(&scores, indexer.topk));
             }

@@ -304,6 +304,12 @@ fn judge(
     if let Some((module, value)) = worst {
         note.push_str(&format!("; on the source's inputs {module} differs most (calc_diff {value:.1e})"));
     }
+    if let Some(choice) = &golden.choices.experts {
+        let mut used: Vec<usize> = choice.experts.iter().flatten().copied().collect();
+        used.sort_unstable();
+        used.dedup();
+        note.push_str(&format!("; {} experts ran", used.len()));
+    }
     if let (Some(a), Some(b)) = (&golden.choices.keys, &actual.choices.keys) {
         let share = shared(a, b);
         note.push_str(&format!("; the indexer chooses {:.1} % of the same keys", 100.0 * share));
