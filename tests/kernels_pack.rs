@@ -1,5 +1,10 @@
 //! Packs of reference kernels: what is in them, the NumPy script, and the command that writes them.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make and read their own files")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests make and read their own files, and print sizes"
+)]
 
 mod support;
 

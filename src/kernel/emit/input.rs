@@ -30,7 +30,7 @@ impl SplitMix64 {
 
     /// An integer below `n`.
     pub fn below(&mut self, n: u32) -> u32 {
-        ((self.bits() >> 32) * u64::from(n) >> 32) as u32
+        (((self.bits() >> 32) * u64::from(n)) >> 32) as u32
     }
 
     /// A number in [0, 1), a multiple of 2^-24.
@@ -45,7 +45,7 @@ impl SplitMix64 {
         for _ in 0..3 {
             let bits = self.bits();
             for field in 0..4 {
-                sum += (bits >> (16 * field) & 0xFFFF) as i32;
+                sum += ((bits >> (16 * field)) & 0xFFFF) as i32;
             }
         }
         sum as f32 / 65_536.0
@@ -167,7 +167,7 @@ pub fn pack(dtype: Dtype, shape: impl Into<Vec<usize>>, codes: &[u8]) -> Array {
     if let Some(last) = shape.last_mut() {
         *last /= 2;
     }
-    let bytes = codes.chunks_exact(2).map(|pair| pair[0] & 15 | pair[1] << 4).collect();
+    let bytes = codes.chunks_exact(2).map(|pair| (pair[0] & 15) | (pair[1] << 4)).collect();
     Array::new(dtype, shape, bytes)
 }
 

@@ -42,7 +42,11 @@ pub const README: &str = "\
 `manifest.json` names it. Every argument is a graph input of its name and every result a graph output of its name, with
 the shape of the `.npy`. 4-bit codes and E8M0 are UINT8 as in the `.npy`. FP8 and BF16 inputs have their ONNX types, which
 NumPy lacks; an OrtValue carries their bytes. A BF16 result leaves as FLOAT with the values of BF16, an FP8 result as the
-bytes of the `.npy`.
+bytes of the `.npy` (onnxruntime 1.32 hands it to NumPy; older releases need an output bound to an OrtValue).
+
+A case has no graph where standard operators cannot give its bits: the hardware model (`mode` R2), sums in order over more
+than 2,048 elements, `sparse_attn_sink` (exact sums of BF16 products), `mla_*` (compared within a tolerance), the byte
+formats of `kv_quant_v32` and `kv_quant_model1`, `requant_e4m3fn_to_e4m3fnuz`, and maxima of nothing.
 
 ```python
 import json, sys, numpy as np, onnxruntime as ort
