@@ -1163,7 +1163,10 @@ def metrics(a, g, threshold):
     diff3_1 = float((error[large] / size[large]).max(initial=0.0))
     diff3_2 = float(error[~large].max(initial=0.0))
     norms = math.sqrt(aa) * math.sqrt(gg)
-    cosine = min(max(ag / norms, -1.0), 1.0) if norms else float(aa == gg)
+    cosine = min(max(ag / norms, -1.0), 1.0) if norms else 0.0
+    if aa == gg == ag:
+        # Equal, or both zero: the roots above may cost a last place.
+        cosine = 1.0
     if bad:
         sqnr = -UNBOUNDED
     elif squares == 0:
