@@ -171,7 +171,8 @@ fn headings(page: &str) -> Vec<String> {
 fn command_lines_are_accepted() {
     let tasks = read("xtask/src/main.rs");
     let mut seen = 0;
-    for page in pages() {
+    // The README of a pack speaks of the pack's own folder; the tests of packs run its commands.
+    for page in pages().into_iter().filter(|page| page != "src/kernel/emit/README.md") {
         for command in commands(&page) {
             seen += 1;
             let shown = format!("{page}: {}", command.join(" "));
