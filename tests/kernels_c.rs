@@ -8,8 +8,7 @@ mod build;
 mod dumps;
 #[path = "kernels_c/hostile.rs"]
 mod hostile;
-#[path = "support/oracle.rs"]
-mod oracle;
+mod support;
 
 use build::{WARNINGS, compile, compilers, fast, kernels_c, pack, run_in, sanitized, source};
 use silicast::kernel::emit::golden;

@@ -14,7 +14,7 @@ fn scratch() -> &'static Path {
 }
 
 /// The folder with the full golden pack.
-pub fn pack() -> &'static Path {
+pub(crate) fn pack() -> &'static Path {
     static PACK: OnceLock<PathBuf> = OnceLock::new();
     PACK.get_or_init(|| {
         let dir = scratch().join("pack");
@@ -28,20 +28,20 @@ pub fn pack() -> &'static Path {
 }
 
 /// The emitted text, changed by `edit`, in a file called `name`.
-pub fn source(name: &str, edit: impl FnOnce(String) -> String) -> PathBuf {
+pub(crate) fn source(name: &str, edit: impl FnOnce(String) -> String) -> PathBuf {
     let path = scratch().join(name);
     fs::write(&path, edit(emit::c::source())).unwrap();
     path
 }
 
 /// The emitted file.
-pub fn kernels_c() -> &'static Path {
+pub(crate) fn kernels_c() -> &'static Path {
     static SOURCE: OnceLock<PathBuf> = OnceLock::new();
     SOURCE.get_or_init(|| source("kernels.c", |text| text))
 }
 
 /// The compilers on this machine; gcc must be one of them.
-pub fn compilers() -> Vec<&'static str> {
+pub(crate) fn compilers() -> Vec<&'static str> {
     let found = |cc: &&str| {
         let probe = Command::new(cc).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         probe.is_ok_and(|status| status.success())
@@ -55,7 +55,7 @@ pub fn compilers() -> Vec<&'static str> {
 }
 
 /// Compiles `source` and returns the program.
-pub fn compile(name: &str, compiler: &str, flags: &[&str], source: &Path) -> PathBuf {
+pub(crate) fn compile(name: &str, compiler: &str, flags: &[&str], source: &Path) -> PathBuf {
     let program = scratch().join(name);
     let mut command = Command::new(compiler);
     command.args(flags).arg("-o").arg(&program).arg(source);
@@ -65,17 +65,17 @@ pub fn compile(name: &str, compiler: &str, flags: &[&str], source: &Path) -> Pat
 }
 
 /// What a program printed, and its exit status.
-pub struct Ran {
+pub(crate) struct Ran {
     /// Exit status; −1 where a signal ended it.
-    pub code: i32,
+    pub(crate) code: i32,
     /// Standard output.
-    pub stdout: String,
+    pub(crate) stdout: String,
     /// Standard error.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 /// Runs `program` with `args` in `dir`.
-pub fn run_in(dir: &Path, program: &Path, args: &[&str]) -> Ran {
+pub(crate) fn run_in(dir: &Path, program: &Path, args: &[&str]) -> Ran {
     let Output { status, stdout, stderr } =
         Command::new(program).args(args).current_dir(dir).stdin(Stdio::null()).output().unwrap();
     Ran {
@@ -86,10 +86,10 @@ pub fn run_in(dir: &Path, program: &Path, args: &[&str]) -> Ran {
 }
 
 /// Warnings are errors in every build.
-pub const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Werror", "-pedantic"];
+pub(crate) const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Werror", "-pedantic"];
 
 /// A build with the sanitizers, which end the program at the first finding.
-pub fn sanitized() -> &'static Path {
+pub(crate) fn sanitized() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let flags = ["-std=c99", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
@@ -98,7 +98,7 @@ pub fn sanitized() -> &'static Path {
 }
 
 /// A build for what takes long.
-pub fn fast() -> &'static Path {
+pub(crate) fn fast() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| compile("fast", "gcc", &["-std=c99", "-O2"], kernels_c()))
 }

@@ -1,7 +1,7 @@
 //! `--compare`: metrics of a dump, in every format that a dump may have.
 
 use crate::build::{Ran, fast, pack, run_in, sanitized};
-use crate::oracle::run_script;
+use crate::support::oracle::run_script;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -104,7 +104,7 @@ fn results_are_written_for_machines() {
 fn hostile_arrays_are_unreadable() {
     let dir = tempfile::tempdir().unwrap();
     let good = npy(&header("|u1", "(2,)"), &[0x12, 0xAB]);
-    let mut files: Vec<Vec<u8>> = (0..good.len()).map(|n| good[..n].to_vec()).collect();
+    let mut files: Vec<Vec<u8>> = (0..good.len()).step_by(3).map(|n| good[..n].to_vec()).collect();
     files.push([&good[..], &[0]].concat());
     for (at, byte) in [(0, 0), (6, 9), (8, 0xFF), (9, 0xFF)] {
         let mut file = good.clone();
@@ -166,7 +166,7 @@ fn hostile_manifests_are_unreadable() {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path(), &case());
     let good = fs::read(dir.path().join("manifest.json")).unwrap();
-    let mut texts: Vec<Vec<u8>> = (0..good.len()).map(|n| good[..n].to_vec()).collect();
+    let mut texts: Vec<Vec<u8>> = (0..good.len()).step_by(3).map(|n| good[..n].to_vec()).collect();
     for text in [
         "[]",
         "{\"cases\": {}}",

@@ -232,10 +232,14 @@ static int sc_call_rmsnorm(sc_case *c) {
     return sc_rmsnorm(sc_in(c, "x"), sc_in(c, "w"), residual, eps, bf16_x, sc_out(c, "y"), sc_out(c, "residual_out"));
 }
 
-/* The recipe of a parameter, or the default; its block where the case has none. */
-static const sc_recipe *sc_recipe_of(sc_case *c, const char *otherwise, size_t *rows, size_t *cols) {
+/* The recipe of a parameter, or the one of the rule `otherwise`; its block where the case has none. */
+static const sc_recipe *sc_recipe_of(sc_case *c, int otherwise, size_t *rows, size_t *cols) {
     const sc_json *p = sc_param(c, "recipe");
-    const sc_recipe *found = sc_find_recipe(p && p->kind == SC_JSON_TEXT ? p->text : p ? "" : otherwise);
+    const sc_recipe *found = NULL;
+    size_t i;
+    if (p && p->kind == SC_JSON_TEXT) found = sc_find_recipe(p->text);
+    for (i = 0; !p && i < sizeof SC_RECIPES / sizeof *SC_RECIPES; i++)
+        if (SC_RECIPES[i].rule == otherwise) found = &SC_RECIPES[i];
     if (!found) return NULL;
     *rows = found->block_rows;
     *cols = found->block_cols;
@@ -248,7 +252,7 @@ static int sc_call_rmsnorm_quant(sc_case *c) {
     double eps = sc_real(c, "eps", 1e-6);
     int bf16_x = sc_flag(c, "bf16_x", 0);
     size_t rows, cols;
-    const sc_recipe *recipe = sc_recipe_of(c, strstr(c->kernel, "_s8") ? "int8_token" : "dg_fp8_f32", &rows, &cols);
+    const sc_recipe *recipe = sc_recipe_of(c, strstr(c->kernel, "_s8") ? SC_INT8_TOKEN : SC_DG_FP8_F32, &rows, &cols);
     if (!recipe) return SC_PARAM;
     if (strncmp(c->kernel, "add_", 4) == 0 && !residual) return SC_MISSING;
     return sc_rmsnorm_quant(sc_in(c, "x"), sc_in(c, "w"), residual, eps, bf16_x, recipe->name, rows, cols, codes,
@@ -262,10 +266,11 @@ static int sc_call_swiglu(sc_case *c) {
 static int sc_call_swiglu_quant(sc_case *c) {
     const sc_mat *codes = sc_out(c, "codes");
     size_t rows, cols;
-    const char *otherwise = codes && codes->type == SC_E4M3   ? "dg_fp8_f32"
-                            : codes && codes->type == SC_E2M1 ? "mx_fp4_ds"
-                                                              : "int8_token";
-    const sc_recipe *recipe = sc_recipe_of(c, otherwise, &rows, &cols);
+    const sc_recipe *recipe;
+    int otherwise = SC_INT8_TOKEN;
+    if (codes && codes->type == SC_E4M3) otherwise = SC_DG_FP8_F32;
+    if (codes && codes->type == SC_E2M1) otherwise = SC_MX_FP4_DS;
+    recipe = sc_recipe_of(c, otherwise, &rows, &cols);
     if (!recipe) return SC_PARAM;
     return sc_swiglu_quant(sc_in(c, "x"), sc_in(c, "topk_weight"), sc_narrow(sc_real(c, "limit", 0.0)), recipe->name,
                            rows, cols, codes, sc_out(c, "scale"));

@@ -114,7 +114,8 @@ static void sc_metrics_print(const sc_metrics *s) {
            unequal > 0.0 ? sc_div64((double)s->below, unequal) : 0.0, unequal);
     sc_print("max_abs", bad ? SC_UNBOUNDED : s->max_abs);
     /* Between vectors of which one is 0 there is no angle. */
-    cosine = norms > 0.0 ? sc_div64(sc_total_of(&s->ag), norms) : aa == gg ? 1.0 : 0.0;
+    cosine = norms > 0.0 ? sc_div64(sc_total_of(&s->ag), norms) : 0.0;
+    if (squares == 0.0) cosine = 1.0;
     sc_print("cosine", bad ? -1.0 : cosine > 1.0 ? 1.0 : cosine < -1.0 ? -1.0 : cosine);
     if (bad)
         sc_print("sqnr_db", -SC_UNBOUNDED);
