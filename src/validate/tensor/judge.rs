@@ -198,7 +198,7 @@ impl Judge<'_> {
             (check.tensor, check.verdict) = (Some(name.to_owned()), Verdict::Warn);
             self.checks.add(check);
         }
-        self.sqnr(pair, name, row);
+        self.sqnr(pair, name, row, self.checks.failures() > before);
         if self.checks.failures() > before
             && let Some(check) = self.checks.last_failure()
         {
@@ -210,7 +210,7 @@ impl Judge<'_> {
         }
     }
 
-    fn sqnr(&mut self, pair: &Pair, name: &str, row: &TensorRow) {
+    fn sqnr(&mut self, pair: &Pair, name: &str, row: &TensorRow, explained: bool) {
         let limit = match pair.expect {
             Expect::Rule(_) | Expect::Nearest => LEAST_SQNR_DB,
             Expect::Cast { .. } => LEAST_CAST_SQNR_DB,
@@ -218,10 +218,11 @@ impl Judge<'_> {
         };
         let Some(db) = row.sqnr_db else { return };
         if db < limit {
-            let message = format!(
-                "expected an SQNR of at least {limit} dB, found {db:.1} dB; fix: look at this tensor's outliers, or \
-                 keep it in float with --ignore"
-            );
+            let fix = match explained {
+                true => FIX,
+                false => "look at this tensor's outliers, or keep it in float with --ignore",
+            };
+            let message = format!("expected an SQNR of at least {limit} dB, found {db:.1} dB; fix: {fix}");
             let mut check = failed("sqnr", Level::Tensor, Some(name), message);
             (check.metric, check.value, check.limit) = (Some("sqnr_db".to_owned()), Some(db), Some(limit));
             self.checks.add(check);
@@ -316,9 +317,10 @@ impl Judge<'_> {
         let snaps = matches!(pair.expect, Expect::Rule(Rule::Amax127Bf16 | Rule::Ct127Bf16));
         if snaps && scales.unsnapped == scales.wrong {
             message.push_str(": they are not rounded to BF16");
-        } else if scales.wrong == m.values.count && scales.wrong > 1 {
-            message.push_str(": they may belong to another tensor");
-        } else if m.codes.wrong == 0 {
+        } else if scales.wrong > 4 && scales.wrong * 10 >= m.values.count * 9 {
+            message.push_str(": they may be another tensor's, or made by another rule");
+        }
+        if m.codes.wrong == 0 {
             message.push_str("; the codes fit the expected scales");
         }
         let _ = write!(message, "; fix: {FIX}");

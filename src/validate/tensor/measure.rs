@@ -432,14 +432,14 @@ fn judge(
         let at = odd.broken.map(|col| first_index + (row * tile.cols + col) as u64);
         out.broken = least(out.broken, at);
     }
-    let strictness = match task.pair.expect {
-        Expect::Nearest | Expect::Cast { exact: false } => {
-            Strictness::Nearest { narrow: scales.values.iter().all(|s| to_bf16(*s) == *s) }
-        }
-        _ => Strictness::Exact,
-    };
+    let nearest = matches!(task.pair.expect, Expect::Nearest | Expect::Cast { exact: false });
     for row in quick.odd_rows.iter().chain(&quick.wrong_rows).copied() {
         let first = first_index + (row * tile.cols) as u64;
+        let strictness = match nearest {
+            // By the row's own scales, so that it does not matter which rows share a band.
+            true => Strictness::Nearest { narrow: row_scales(tile, row).iter().all(|s| to_bf16(*s) == *s) },
+            false => Strictness::Exact,
+        };
         let stored = careful::codes_of_row(tile, row, &scales.values, strictness, first);
         let by_rule = by_rule.as_ref().filter(|_| stored.wrong > 0);
         // Under a wrong scale every code looks wrong: what counts is whether they fit the scale that should be there.
@@ -449,6 +449,12 @@ fn judge(
         };
         out.codes.merge(codes);
     }
+}
+
+/// The scales of the artifact that a row lies under.
+fn row_scales<'a>(tile: &Tile<'a>, row: usize) -> &'a [f32] {
+    let side = tile.artifact;
+    side.scales.get(side.unit(row, 0)..=side.unit(row, tile.cols.saturating_sub(1))).unwrap_or_default()
 }
 
 /// Bytes that a band of `rows` rows takes.

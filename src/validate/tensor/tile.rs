@@ -16,6 +16,9 @@ const CHUNK: usize = 128;
 /// Lanes of the sums.
 const LANES: usize = 8;
 
+/// Lanes of what is done in `f32`.
+const NARROW: usize = 16;
+
 /// A band of one side.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Side<'a> {
@@ -113,7 +116,7 @@ pub(super) struct QuickPass<'a>(pub(super) &'a Tile<'a>);
 struct Row {
     sums: [[f64; LANES]; 3],
     max_abs: [f64; LANES],
-    max_rel: [f32; LANES],
+    max_rel: [f32; NARROW],
     saturated: u64,
     flushed: u32,
     wrong: u32,
@@ -130,7 +133,7 @@ impl Body for QuickPass<'_> {
         let empty = Row {
             sums: [[0.0; LANES]; 3],
             max_abs: [0.0; LANES],
-            max_rel: [0.0; LANES],
+            max_rel: [0.0; NARROW],
             saturated: 0,
             flushed: 0,
             wrong: 0,
@@ -239,18 +242,19 @@ fn decode(format: Format, bytes: &[u8], pad: &mut [u8; 4 * CHUNK], out: &mut [f3
 fn compare(scratch: &mut Scratch, scales: [f32; 2], codes: &[u8], expected: Expected, row: &mut Row) -> f32 {
     let Scratch { x, y, v, d, pad } = scratch;
     let [sx, sy] = scales;
-    let mut largest = [0f32; LANES];
-    for i in 0..CHUNK {
-        let value = x[i] * sx;
-        v[i] = value;
-        let a = value.abs();
-        let a = if a < f32::INFINITY { a } else { 0.0 };
-        let m = &mut largest[i % LANES];
-        *m = if a > *m { a } else { *m };
+    let mut largest = [0f32; NARROW];
+    for (v, x) in v.as_chunks_mut::<NARROW>().0.iter_mut().zip(x.as_chunks::<NARROW>().0) {
+        for l in 0..NARROW {
+            v[l] = x[l] * sx;
+            let a = v[l].abs();
+            let a = if a < f32::INFINITY { a } else { 0.0 };
+            largest[l] = if a > largest[l] { a } else { largest[l] };
+        }
     }
     row.wrong += wrong_codes(v, y, sy, codes, expected, pad);
 
     let (wide_x, wide_y) = (f64::from(sx), f64::from(sy));
+    // Locals, because the optimizer keeps them in registers.
     let Row { mut sums, mut max_abs, mut max_rel, .. } = *row;
     for start in (0..CHUNK).step_by(LANES) {
         for l in 0..LANES {
@@ -265,15 +269,16 @@ fn compare(scratch: &mut Scratch, scales: [f32; 2], codes: &[u8], expected: Expe
             d[start + l] = e as f32;
         }
     }
-    let mut flushed = 0u32;
-    for start in (0..CHUNK).step_by(LANES) {
-        for l in 0..LANES {
-            let i = start + l;
-            let a = v[i].abs();
-            let r = if a > 0.0 { d[i] / a } else { 0.0 };
+    for (d, v) in d.as_chunks::<NARROW>().0.iter().zip(v.as_chunks::<NARROW>().0) {
+        for l in 0..NARROW {
+            let r = d[l] / v[l].abs();
+            let r = if v[l] == 0.0 { 0.0 } else { r };
             max_rel[l] = if r > max_rel[l] { r } else { max_rel[l] };
-            flushed += u32::from(x[i] != 0.0) & u32::from(y[i] * sy == 0.0);
         }
+    }
+    let mut flushed = 0u32;
+    for (x, y) in x.iter().zip(y.iter()) {
+        flushed += u32::from((*x != 0.0) & (*y * sy == 0.0));
     }
     (row.sums, row.max_abs, row.max_rel) = (sums, max_abs, max_rel);
     row.flushed += flushed;
