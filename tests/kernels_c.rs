@@ -1,6 +1,6 @@
 //! The emitted C file: every compiler, language and optimization level reproduces the golden sets bit for bit; builds
 //! that change arithmetic are refused; dumps are measured as their definitions say; hostile files are errors.
-#![expect(clippy::disallowed_methods, reason = "tests make and read their own files")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make and read their own files")]
 
 #[path = "kernels_c/build.rs"]
 mod build;
