@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A validation by two threads, of everything, without further gates.
-pub fn request<'a>(artifact: &'a Path, against: Option<&'a Path>) -> Request<'a> {
+pub(crate) fn request<'a>(artifact: &'a Path, against: Option<&'a Path>) -> Request<'a> {
     Request {
         artifact,
         against,
@@ -23,20 +23,20 @@ pub fn request<'a>(artifact: &'a Path, against: Option<&'a Path>) -> Request<'a>
 }
 
 /// A check as one line.
-pub fn summary(check: &Check) -> String {
+pub(crate) fn summary(check: &Check) -> String {
     format!("{:?} {} {}: {}", check.verdict, check.id, check.tensor.as_deref().unwrap_or("-"), check.message)
 }
 
 /// An artifact and its source.
-pub struct Lab {
+pub(crate) struct Lab {
     _root: tempfile::TempDir,
-    pub source: PathBuf,
-    pub artifact: PathBuf,
+    pub(crate) source: PathBuf,
+    pub(crate) artifact: PathBuf,
 }
 
 impl Lab {
     /// The fixture converted; `prepare` may change the source before.
-    pub fn new(fixture: &str, target: &str, scheme: &str, prepare: impl FnOnce(&Path)) -> Lab {
+    pub(crate) fn new(fixture: &str, target: &str, scheme: &str, prepare: impl FnOnce(&Path)) -> Lab {
         let root = tempfile::tempdir().unwrap();
         let source = inputs::fixture(root.path(), fixture);
         prepare(&source);
@@ -46,7 +46,7 @@ impl Lab {
     }
 
     /// Damages a copy of the artifact, lets the manifest agree, and validates.
-    pub fn try_defect(&self, damage: impl FnOnce(&Path)) -> Report {
+    pub(crate) fn try_defect(&self, damage: impl FnOnce(&Path)) -> Report {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("copy");
         copy_folder(&self.artifact, &copy);
@@ -56,7 +56,7 @@ impl Lab {
     }
 
     /// As [`Lab::try_defect`], of an artifact without manifest.
-    pub fn try_foreign(&self, damage: impl FnOnce(&Path)) -> Report {
+    pub(crate) fn try_foreign(&self, damage: impl FnOnce(&Path)) -> Report {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("copy");
         copy_folder(&self.artifact, &copy);
@@ -66,14 +66,14 @@ impl Lab {
     }
 
     /// The bytes of a tensor of the artifact.
-    pub fn bytes(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         tensor(&self.artifact, name)
     }
 }
 
 /// The report must fail with a check `id` for `tensor` whose message holds every one of `texts`.
 #[track_caller]
-pub fn assert_found(report: &Report, id: &str, tensor: &str, texts: &[&str]) {
+pub(crate) fn assert_found(report: &Report, id: &str, tensor: &str, texts: &[&str]) {
     let failed: Vec<&Check> = report.checks.iter().filter(|c| c.verdict == Verdict::Fail).collect();
     let all = || failed.iter().map(|c| summary(c)).collect::<Vec<_>>().join("\n");
     assert_eq!(report.verdict, Verdict::Fail, "nothing failed");
@@ -85,7 +85,7 @@ pub fn assert_found(report: &Report, id: &str, tensor: &str, texts: &[&str]) {
 
 /// Every failure must name one of `tensors`: nothing else is blamed.
 #[track_caller]
-pub fn assert_only(report: &Report, tensors: &[&str]) {
+pub(crate) fn assert_only(report: &Report, tensors: &[&str]) {
     for check in report.checks.iter().filter(|c| c.verdict == Verdict::Fail && c.level == Level::Tensor) {
         let name = check.tensor.as_deref().unwrap_or("-");
         assert!(tensors.contains(&name), "{}", summary(check));
@@ -93,21 +93,21 @@ pub fn assert_only(report: &Report, tensors: &[&str]) {
 }
 
 /// The bytes of a tensor of a folder.
-pub fn tensor(dir: &Path, name: &str) -> Vec<u8> {
+pub(crate) fn tensor(dir: &Path, name: &str) -> Vec<u8> {
     let (file, offset, info) = inputs::locate(dir, name);
     let bytes = fs::read(file).unwrap();
     bytes[offset as usize..(offset + info.bytes()) as usize].to_vec()
 }
 
 /// Replaces all bytes of a tensor.
-pub fn put(dir: &Path, name: &str, bytes: &[u8]) {
+pub(crate) fn put(dir: &Path, name: &str, bytes: &[u8]) {
     let (.., info) = inputs::locate(dir, name);
     assert_eq!(info.bytes(), bytes.len() as u64, "{name}");
     inputs::poke(dir, name, 0, bytes);
 }
 
 /// Changes the bytes of a tensor.
-pub fn edit(dir: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
+pub(crate) fn edit(dir: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
     let mut bytes = tensor(dir, name);
     let before = bytes.clone();
     change(&mut bytes);
@@ -116,12 +116,12 @@ pub fn edit(dir: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
 }
 
 /// F32 values.
-pub fn floats(bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 /// Changes the values of an F32 tensor.
-pub fn edit_f32(dir: &Path, name: &str, change: impl FnOnce(&mut [f32])) {
+pub(crate) fn edit_f32(dir: &Path, name: &str, change: impl FnOnce(&mut [f32])) {
     edit(dir, name, |bytes| {
         let mut values = floats(bytes);
         change(&mut values);
@@ -131,7 +131,7 @@ pub fn edit_f32(dir: &Path, name: &str, change: impl FnOnce(&mut [f32])) {
 }
 
 /// Exchanges the bytes of two tensors.
-pub fn exchange(dir: &Path, a: &str, b: &str) {
+pub(crate) fn exchange(dir: &Path, a: &str, b: &str) {
     let (x, y) = (tensor(dir, a), tensor(dir, b));
     assert_ne!(x, y);
     put(dir, a, &y);
@@ -147,12 +147,12 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// The manifest of a folder.
-pub fn manifest(dir: &Path) -> Value {
+pub(crate) fn manifest(dir: &Path) -> Value {
     serde_json::from_slice(&fs::read(dir.join("silicast/manifest.json")).unwrap()).unwrap()
 }
 
 /// Replaces the manifest of a folder.
-pub fn put_manifest(dir: &Path, manifest: &Value) {
+pub(crate) fn put_manifest(dir: &Path, manifest: &Value) {
     fs::write(dir.join("silicast/manifest.json"), format!("{manifest:#}\n")).unwrap();
 }
 

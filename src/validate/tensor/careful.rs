@@ -192,9 +192,16 @@ fn is_nearest(tile: &Tile<'_>, value: f32, scale: f32, [expected, found]: [u32; 
     let limit = if matches!(tile.expected, Expected::E4m3) { 448.0 } else { 128.0 };
     let t = (f64::from(value) / f64::from(scale)).clamp(-limit, limit);
     let [best, distance] = [expected, found].map(|bits| (decode(bits) - t).abs());
-    // A quotient that is off by e moves both distances by up to e: half a last place of BF16, or of F32 with a margin.
-    let binade = f64::from_bits(t.abs().to_bits() & 0x7FF0_0000_0000_0000);
-    let slack = binade * if narrow { 2f64.powi(-7) } else { 2f64.powi(-21) };
+    // A quotient that is off by e moves both distances by up to e: half a last place of F32 (with a margin) or of BF16,
+    // whose arithmetic rounds the value as well.
+    let binade = |x: f64| f64::from_bits(x.abs().to_bits() & 0x7FF0_0000_0000_0000);
+    let mut slack = binade(t) * 2f64.powi(-21);
+    if narrow {
+        slack = binade(t) * 2f64.powi(-7);
+        if f32_from_bf16(bf16_from_f32(value)) != value {
+            slack += binade(value.into()) / f64::from(scale).abs() * 2f64.powi(-7);
+        }
+    }
     distance.is_finite() && distance - best <= slack
 }
 
