@@ -277,7 +277,8 @@ impl<'a> Summary<'a> {
                 why.push(format!("{what}: {}", text::count(n)));
             }
         }
-        if let Some(share) = row.saturated_pct.filter(|s| *s >= 1.0 && !checked("saturated_pct")) {
+        // The largest element of every other row lies beyond the top under a rule that rounds its scales: no news.
+        if let Some(share) = row.saturated_pct.filter(|s| *s >= 0.5 && !checked("saturated_pct")) {
             why.push(format!("{} saturated", text::share(share)));
         }
         if let Some(share) = row.flushed_pct.filter(|s| *s >= 1.0 && !checked("flushed_pct")) {

@@ -349,7 +349,7 @@ mod tests {
         assert!(error.contains("docs/targets.md, README.md is stale"), "{error}");
         put("tests/plans/cut/a.plan", "# No.\npass: cut\n---\nreject 3 x\n");
         put("tests/plans/cut/b.plan", "# Yes.\npass: cut\n---\nout\n");
-        assert_eq!(write(root).unwrap().len(), 4);
+        assert_eq!(write(root).unwrap().len(), 3);
         let page = read(root, "docs/passes.md").unwrap();
         assert!(page.contains("- [a](../tests/plans/cut/a.plan): No.\n- [b]"), "{page}");
         assert!(page.contains("```text\n# Yes.\npass: cut\n---\nout\n```"), "{page}");
