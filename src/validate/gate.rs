@@ -39,6 +39,15 @@ fn is_lower_bound(metric: &str) -> bool {
     matches!(metric, "sqnr_db" | "cosine" | "routing_agreement")
 }
 
+/// A value for people; the report has all digits.
+fn short(value: f64) -> String {
+    if value == 0.0 || (1e-3..1e6).contains(&value.abs()) {
+        format!("{value:.3}")
+    } else {
+        format!("{value:.3e}")
+    }
+}
+
 /// A bound on a metric: lower for `sqnr_db`, `cosine` and `routing_agreement`, upper otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limit {
@@ -179,7 +188,8 @@ fn apply_limit(report: &Report, limit: &Limit, list: &mut List) {
             failures += 1;
             let side = if lower { "least" } else { "most" };
             let message = format!(
-                "expected {metric} of at {side} {bound}, found {value}; fix: see what the limit is for"
+                "expected {metric} of at {side} {bound}, found {}; fix: see what the limit is for",
+                short(value)
             );
             let mut check = failed(&id, item.level, Some(item.name), message);
             (check.metric, check.value, check.limit) = (Some(metric.to_owned()), Some(value), Some(bound));
@@ -232,7 +242,7 @@ fn apply_baseline(report: &Report, baseline: &Report, percent: f64, list: &mut L
             let loss = loss(metric, *old, *new);
             if loss > percent {
                 failures += 1;
-                let text = |v: &Option<f64>| v.map_or_else(|| "no loss".to_owned(), |v| v.to_string());
+                let text = |v: &Option<f64>| v.map_or_else(|| "no loss".to_owned(), short);
                 let message = format!(
                     "expected {metric} at most {percent} % worse than {}, found {}",
                     text(old),

@@ -43,7 +43,9 @@ fn a_plan_states_exactly_what_is_written() {
         let mut found: BTreeMap<String, u64> =
             tree::files(&out).into_iter().map(|(name, bytes)| (name, bytes.len() as u64)).collect();
         let ours = ["manifest.json", "plan.txt", "report.html", "report.json", "report.md", "junit.xml"];
-        for name in ours.into_iter().chain(["kernels/kernels.c", "kernels/kernels.py", "kernels/manifest.json"]) {
+        for name in
+            ours.into_iter().chain(["kernels/kernels.c", "kernels/kernels.py", "kernels/manifest.json"])
+        {
             assert!(found.contains_key(&format!("silicast/{name}")), "{fixture}: no {name}");
         }
         found.retain(|name, _| !name.starts_with("silicast/"));
