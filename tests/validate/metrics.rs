@@ -17,9 +17,8 @@ fn text(x: &f64) -> Value {
 
 fn cases() -> Vec<(Dtype, Vec<f64>, Vec<f64>)> {
     let mut rng = SplitMix64::for_tensor("metrics", "cases");
-    let mut gaussian = |n: usize, scale: f64| -> Vec<f64> {
-        (0..n).map(|_| f64::from(rng.gaussian() as f32) * scale).collect()
-    };
+    let mut gaussian =
+        |n: usize, scale: f64| -> Vec<f64> { (0..n).map(|_| f64::from(rng.gaussian()) * scale).collect() };
     let mut cases = Vec::new();
     for (dtype, n, scale, noise) in [
         (Dtype::F32, 1, 1.0, 0.1),
