@@ -1,7 +1,7 @@
 //! Good artifacts: every fixture in every scheme, without a single finding.
 
 use crate::seeds::{request, summary};
-use crate::support::binary::{convert_args, silicast};
+use crate::support::binary::{convert_args, convert_with, silicast};
 use crate::support::inputs;
 use silicast::report::model::{Report, Verdict};
 use silicast::validate;
@@ -81,4 +81,31 @@ fn good_artifacts_of_every_fixture_and_scheme_have_no_findings() {
     });
     let findings = findings.into_inner().unwrap();
     assert!(findings.is_empty(), "{}", findings.join("\n"));
+}
+
+/// Values that no weight should have, kept on request: warned about where they stand, and no failure.
+#[test]
+fn kept_non_finite_values_are_warnings() {
+    const UP: &str = "model.layers.1.mlp.experts.0.up_proj.weight";
+    const NORM: &str = "model.layers.1.input_layernorm.weight";
+    let root = tempfile::tempdir().unwrap();
+    let source = inputs::fixture(root.path(), "deepseek-v3.1");
+    inputs::poke(&source, UP, 300, &[0x7F, 0xFF]);
+    inputs::poke(&source, NORM, 4, &[0x80, 0x7F]);
+    for scheme in ["W8A8", "W8A8_CT", "FP8_DYNAMIC", "FP8_BLOCK", "BF16"] {
+        let out = root.path().join(scheme);
+        let more = ["--nan", "keep", "--validate", "full"];
+        silicast(convert_with(&source, &out, "vllm", scheme, &more)).expect(0);
+        let report = validate::run(&request(&out, Some(&source))).unwrap();
+        assert_eq!(report.verdict, Verdict::Pass, "{scheme}");
+        let warned: Vec<&str> = report
+            .checks
+            .iter()
+            .filter(|c| c.verdict == Verdict::Warn)
+            .filter_map(|c| c.tensor.as_deref())
+            .collect();
+        assert_eq!(warned, [NORM, UP], "{scheme}");
+        let row = report.tensors.iter().find(|t| t.name == UP).unwrap();
+        assert_eq!((row.non_finite, row.wrong_codes), (Some(2), Some(0)), "{scheme}");
+    }
 }
