@@ -5,6 +5,8 @@ mod support;
 
 #[path = "validate/defects.rs"]
 mod defects;
+#[path = "validate/golden.rs"]
+mod golden;
 #[path = "validate/good.rs"]
 mod good;
 #[path = "validate/metrics.rs"]

@@ -310,7 +310,9 @@ fn report(
         ui.say(&table(&["worst tensors", "SQNR dB"], &rows, &[1]));
     }
     if request.slice.is_none() {
-        ui.say(&format!("{}: {verdict}", request.output.display()));
+        let page = request.output.join("silicast/report.html");
+        let more = if exists(&page) { format!("; report: {}", page.display()) } else { String::new() };
+        ui.say(&format!("{}: {verdict}{more}", request.output.display()));
     }
     Ok(0)
 }

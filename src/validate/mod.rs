@@ -8,6 +8,7 @@ pub mod contract;
 pub mod conversion;
 pub mod diff;
 pub mod gate;
+mod golden;
 pub mod kernels;
 pub mod layer;
 pub mod metrics;
@@ -143,8 +144,11 @@ fn deeper(
         seed: SEED,
     };
     report.engine_path = kernels::engine_path(artifact);
+    let (golden, checks) = golden::run(request.artifact)?;
+    report.checks.extend(checks);
     let found = kernels::run(&inner)?;
-    report.kernels = found.rows;
+    report.kernels = golden;
+    report.kernels.extend(found.rows);
     report.checks.extend(found.checks);
     report.notes.extend(found.notes);
     if level >= Level::Layer {
