@@ -6,8 +6,8 @@
 //!
 //! ```text
 //!           headers, config                 no bytes read                      tiles              re-read
-//!  source ───────────────► Checkpoint ──► Plan ──► passes ──► Plan' ──► executor ──► Artifact ──► check, verify, diff
-//!            checkpoint/               plan/      passes/    targets/     exec/      artifact/
+//!  source ───────────────► Checkpoint ──► Plan ──► passes ──► Plan' ──► executor ──► Artifact ──► validate ──► Report
+//!            checkpoint/               plan/      passes/    targets/     exec/      artifact/    validate/    report/
 //! ```
 //!
 //! Modules below are listed in data-flow order. Arrows point one way: `tests/layering.rs` holds them.
