@@ -430,7 +430,8 @@ mod tests {
             }
         });
         assert_eq!(pool.outstanding(), 0);
-        assert!(pool.peak() <= BUDGET && pool.peak() >= 5 << 20);
+        // Threads may run one after the other: then the peak is the largest single request.
+        assert!(pool.peak() <= BUDGET && pool.peak() >= 1 << 20);
     }
 
     #[test]
