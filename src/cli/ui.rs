@@ -2,6 +2,7 @@
 
 use super::{ProgressMode, SCHEMA_VERSION};
 use crate::error::{Class, Error, Result, quote};
+pub(super) use crate::report::text::{count, size};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
@@ -130,36 +131,6 @@ impl Ui {
 fn closed(error: io::Error) -> Error {
     let code = if error.kind() == io::ErrorKind::BrokenPipe { "stdout-closed" } else { "stdout" };
     Error::new(Class::Io, code, "cannot write to standard output").found(&error)
-}
-
-/// `12.3 GB`, decimal units as storage and link rates use them.
-pub(super) fn size(bytes: u64) -> String {
-    let units = ["B", "kB", "MB", "GB", "TB", "PB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        _ if value < 9.995 => format!("{value:.2} {}", units[unit]),
-        _ if value < 99.95 => format!("{value:.1} {}", units[unit]),
-        _ => format!("{value:.0} {}", units[unit]),
-    }
-}
-
-/// `91,991`.
-pub(super) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
 }
 
 /// A plain table without colour; numbers to the right.

@@ -23,7 +23,7 @@ mod markup;
 pub mod model;
 mod summary;
 mod svg;
-mod text;
+pub mod text;
 
 pub use github::annotations;
 pub use json::write as write_json;

@@ -53,7 +53,7 @@ pub(super) fn line(message: &str, limit: usize) -> String {
 }
 
 /// `1,234,567`.
-pub(super) fn count(n: u64) -> String {
+pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.char_indices() {
@@ -71,7 +71,7 @@ pub(super) fn counted(n: u64, noun: &str) -> String {
 }
 
 /// `12.3 GB`, decimal units.
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -88,7 +88,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// A measured value: four significant digits, scientific where that is shorter to read.
-pub(super) fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let magnitude = value.abs();
     if !value.is_finite() {
         return value.to_string();

@@ -4,6 +4,7 @@ use super::checks::{List, failed, passed, skipped};
 use crate::error::{Error, Result};
 use crate::report::Report;
 use crate::report::model::{Check, KernelRow, LayerRow, Level, Metrics, TensorRow};
+use crate::report::text::number;
 use std::collections::BTreeMap;
 
 /// Every metric that can be limited, with the name that it has in reports.
@@ -37,15 +38,6 @@ const ALIASES: &[(&str, &str)] = &[("cos", "cosine"), ("nan", "non_finite"), ("s
 /// Whether a metric is better the higher it is.
 fn is_lower_bound(metric: &str) -> bool {
     matches!(metric, "sqnr_db" | "cosine" | "routing_agreement")
-}
-
-/// A value for people; the report has all digits.
-fn short(value: f64) -> String {
-    if value == 0.0 || (1e-3..1e6).contains(&value.abs()) {
-        format!("{value:.3}")
-    } else {
-        format!("{value:.3e}")
-    }
 }
 
 /// A bound on a metric: lower for `sqnr_db`, `cosine` and `routing_agreement`, upper otherwise.
@@ -189,7 +181,7 @@ fn apply_limit(report: &Report, limit: &Limit, list: &mut List) {
             let side = if lower { "least" } else { "most" };
             let message = format!(
                 "expected {metric} of at {side} {bound}, found {}; fix: see what the limit is for",
-                short(value)
+                number(value)
             );
             let mut check = failed(&id, item.level, Some(item.name), message);
             (check.metric, check.value, check.limit) = (Some(metric.to_owned()), Some(value), Some(bound));
@@ -242,7 +234,7 @@ fn apply_baseline(report: &Report, baseline: &Report, percent: f64, list: &mut L
             let loss = loss(metric, *old, *new);
             if loss > percent {
                 failures += 1;
-                let text = |v: &Option<f64>| v.map_or_else(|| "no loss".to_owned(), short);
+                let text = |v: &Option<f64>| v.map_or_else(|| "no loss".to_owned(), number);
                 let message = format!(
                     "expected {metric} at most {percent} % worse than {}, found {}",
                     text(old),
