@@ -4,7 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "its tiles are valid")]
 
 use silicast::dtype::Dtype;
-use silicast::dtype::scheme::{Granularity, Rule};
+use silicast::dtype::packing::Packing;
+use silicast::dtype::scheme::{Granularity, Rule, Scheme};
 use silicast::kernel::{self, Isa, Policy, Sink, Values};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -62,12 +63,19 @@ fn main() {
     for sink in [
         Sink::Cast { to: Dtype::BF16, out: &mut bf16 },
         Sink::Cast { to: Dtype::F16, out: &mut f16 },
-        Sink::Quantize { rule: Rule::Amax448, granularity: blocks, codes: &mut fp8, scales: &mut fp8_scales },
         Sink::Quantize {
-            rule: Rule::Amax127,
-            granularity: Granularity::Channel,
+            scheme: scheme(Rule::Amax448, blocks),
+            global: 1.0,
+            codes: &mut fp8,
+            scales: &mut fp8_scales,
+            zeros: &mut [],
+        },
+        Sink::Quantize {
+            scheme: scheme(Rule::Amax127, Granularity::Channel),
+            global: 1.0,
             codes: &mut int8,
             scales: &mut int8_scales,
+            zeros: &mut [],
         },
     ] {
         kernel::convert(Isa::detect(), &plain, ROWS, COLS, sink, Policy::default()).unwrap();
@@ -122,7 +130,13 @@ fn main() {
                         Ok((rule, granularity)) => {
                             let [grid_rows, grid_cols] = granularity.grid(ROWS as u64, COLS as u64);
                             let scales = &mut scales[..(grid_rows * grid_cols) as usize];
-                            Sink::Quantize { rule, granularity, codes: &mut out[..ROWS * COLS], scales }
+                            Sink::Quantize {
+                                scheme: scheme(rule, granularity),
+                                global: 1.0,
+                                codes: &mut out[..ROWS * COLS],
+                                scales,
+                                zeros: &mut [],
+                            }
                         }
                     };
                     black_box(kernel::convert(*isa, values, ROWS, COLS, sink, Policy::default())).unwrap();
@@ -145,4 +159,11 @@ fn main() {
             println!();
         }
     }
+}
+
+/// A scheme of 8-bit codes; kernels look at rule and granularity alone.
+fn scheme(rule: Rule, granularity: Granularity) -> Scheme {
+    let integer = matches!(rule, Rule::Amax127 | Rule::Amax127Bf16 | Rule::Ct127Bf16);
+    let element = if integer { Dtype::I8 } else { Dtype::F8E4M3 };
+    Scheme { element, granularity, scale: Dtype::F32, rule, packing: Packing::Plain }
 }

@@ -107,7 +107,7 @@ fn compressed_config(cx: &Dialect<'_>, scheme: Scheme, format: &str) -> Value {
     let kind = if scheme.element.is_integer() { "int" } else { "float" };
     let strategy = match scheme.granularity {
         Granularity::Tensor => "tensor",
-        Granularity::Channel => "channel",
+        Granularity::Channel | Granularity::Row => "channel",
         Granularity::Block { .. } => "block",
     };
     let args = |strategy: &str, dynamic: bool, observer: Value| {

@@ -7,6 +7,7 @@ use super::config::{Quantization, WeightGroup};
 use super::name::split;
 use super::{TensorId, TensorInfo, find};
 use crate::dtype::Dtype;
+use crate::dtype::packing::Packing;
 use crate::dtype::scheme::{Granularity, Rule, Scheme};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -240,7 +241,7 @@ impl Classifier<'_> {
                 .found(format!("{:?}", grid.shape))
                 .fix("check weight_block_size in config.json; fetch the checkpoint again if it is right"));
         };
-        let scheme = Scheme { element: weight.dtype, granularity, scale: grid.dtype, rule: Rule::Given };
+        let scheme = Scheme { element: weight.dtype, granularity, scale: grid.dtype, rule: Rule::Given, packing: Packing::Plain };
         self.out[id as usize] = Encoding::Codes { scale, scheme };
         self.out[scale as usize] = Encoding::ScaleOf { codes: id };
         Ok(())
@@ -289,7 +290,7 @@ fn unsupported(what: &'static str) -> Encoding {
 fn scale_fits(granularity: Granularity, n: u64, k: u64, shape: &[u64]) -> bool {
     match granularity {
         Granularity::Tensor => matches!(shape, [] | [1]),
-        Granularity::Channel => shape == [n, 1] || shape == [n],
+        Granularity::Channel | Granularity::Row => shape == [n, 1] || shape == [n],
         Granularity::Block { .. } => shape == granularity.grid(n, k),
     }
 }

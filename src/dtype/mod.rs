@@ -2,9 +2,10 @@
 //!
 //! [`Dtype`] names an element format. [`codec`] converts codes to values and back, from the definition of the format
 //! (spec: OCP OFP8 and MX v1.0, IEEE 754, arXiv 2409.16626 for HiF8). [`scheme`] says how a tensor of such elements is
-//! scaled.
+//! scaled, [`packing`] how sub-byte codes lie in the dtypes that files have.
 
 pub mod codec;
+pub mod packing;
 pub mod scheme;
 
 use serde::{Deserialize, Serialize};

@@ -160,10 +160,11 @@ impl Evaluator<'_> {
         };
         let mut scales = vec![0f32; usize::try_from(grid_rows * grid_cols).unwrap_or(usize::MAX)];
         let sink = Sink::Quantize {
-            rule: scheme.rule,
-            granularity: scheme.granularity,
+            scheme,
+            global: 1.0,
             codes: &mut *codes,
             scales: &mut scales,
+            zeros: &mut [],
         };
         let stats = kernel::convert(self.isa, &values, rows, cols, sink, self.policy)
             .map_err(|fault| self.value_fault(value, tile, &fault))?;
@@ -216,11 +217,7 @@ impl Evaluator<'_> {
         read += if scheme.granularity == Granularity::Tensor && tile.start > 0 { 0 } else { len as u64 };
         kernel::decode_scales(stored.dtype, raw, scales);
         let [rows, cols] = dims(task, tile)?;
-        let (block_rows, block_cols) = match scheme.granularity {
-            Granularity::Tensor => (rows.max(1), cols.max(1)),
-            Granularity::Channel => (1, cols.max(1)),
-            Granularity::Block { rows, cols } => (rows as usize, cols as usize),
-        };
+        let [block_rows, block_cols] = scheme.granularity.unit(rows, cols);
         Ok((Values::Scaled { element: scheme.element, codes: data, scales, block_rows, block_cols }, read))
     }
 

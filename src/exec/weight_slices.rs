@@ -97,7 +97,7 @@ impl Files<'_> {
         let shape = [length(0, ROWS), length(1, COLS)];
         let block = match scheme.granularity {
             Granularity::Tensor => [0, 0],
-            Granularity::Channel => [1, 0],
+            Granularity::Channel | Granularity::Row => [1, 0],
             // u32 fits usize on every supported platform.
             Granularity::Block { rows, cols } => [rows as usize, cols as usize],
         };

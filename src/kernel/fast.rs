@@ -77,8 +77,8 @@ fn source<D: Decode<N>, const N: usize>(
             dispatch(isa, Kernel::<D, ToF32, N, 4>::new(tile, sink, policy, ()))
         }
         Sink::Cast { .. } => return None,
-        Sink::Quantize { rule, .. } => {
-            let rule = *rule;
+        Sink::Quantize { scheme, .. } => {
+            let rule = scheme.rule;
             match rule {
                 Rule::Amax127 | Rule::Amax127Bf16 => {
                     dispatch(isa, Kernel::<D, ToInt8, N, 1>::new(tile, sink, policy, rule))
@@ -87,7 +87,7 @@ fn source<D: Decode<N>, const N: usize>(
                 Rule::Amax448 | Rule::DeepseekUe8m0 => {
                     dispatch(isa, Kernel::<D, ToE4m3, N, 1>::new(tile, sink, policy, rule))
                 }
-                Rule::Given => return None,
+                _ => return None,
             }
         }
     })

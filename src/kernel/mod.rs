@@ -35,7 +35,7 @@ pub use scan::{count_non_finite, decode_scales, first_not_power_of_two};
 pub use stats::Stats;
 
 use crate::dtype::Dtype;
-use crate::dtype::scheme::{Granularity, Rule};
+use crate::dtype::scheme::Scheme;
 
 /// The values of a tile `[rows, cols]`, row-major, little-endian.
 #[derive(Clone, Copy, Debug)]
@@ -74,15 +74,18 @@ pub enum Sink<'a> {
     },
     /// Makes scales and codes.
     Quantize {
-        /// How; any rule but [`Rule::Given`].
-        rule: Rule,
-        /// Which elements share a scale. `Tensor` takes the tile for the tensor.
-        granularity: Granularity,
-        /// `rows × cols` codes, one byte each.
+        /// Element, granularity and rule, which is any but [`Rule::Given`](crate::dtype::scheme::Rule::Given); the packing plays no part here. `Tensor` takes
+        /// the tile for the tensor.
+        scheme: Scheme,
+        /// The tensor's global of [`Rule::Nvfp4`](crate::dtype::scheme::Rule::Nvfp4); 1 for every other rule.
+        global: f32,
+        /// `rows × cols` codes, one byte each: integers in two's complement, FP4 codes in the low nibble.
         codes: &'a mut [u8],
         /// The scales of this tile's rows, `[⌈rows / block rows⌉, ⌈cols / block cols⌉]`, row-major. Scales of rules
-        /// that snap to BF16 are exact in it.
+        /// that snap to the stored format are exact in it; block scales of NVFP4 are without the global.
         scales: &'a mut [f32],
+        /// The zero points, shaped as `scales`, of rules that have them; empty otherwise.
+        zeros: &'a mut [i8],
     },
 }
 
@@ -125,12 +128,8 @@ pub enum FaultKind {
 /// The block `[rows, cols]` that shares one scale of a sink.
 pub(crate) fn unit_shape(sink: &Sink<'_>, rows: usize, cols: usize) -> [usize; 2] {
     match sink {
-        Sink::Cast { .. } | Sink::Quantize { granularity: Granularity::Channel, .. } => [1, cols],
-        Sink::Quantize { granularity: Granularity::Tensor, .. } => [rows, cols],
-        // A block is at least one element; u32 fits usize on every supported platform.
-        Sink::Quantize { granularity: Granularity::Block { rows, cols }, .. } => {
-            [(*rows).max(1) as usize, (*cols).max(1) as usize]
-        }
+        Sink::Cast { .. } => [1, cols],
+        Sink::Quantize { scheme, .. } => scheme.granularity.unit(rows, cols),
     }
 }
 

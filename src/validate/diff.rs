@@ -5,7 +5,6 @@
 
 use crate::checkpoint::{Checkpoint, Encoding, TensorId, module_of, natural_cmp};
 use crate::dtype::Dtype;
-use crate::dtype::scheme::Granularity;
 use crate::error::{Class, Error, Result};
 use crate::io::source::ReadFile;
 use crate::kernel::{self, ExactSum, Isa, Policy, Sink, Values};
@@ -294,11 +293,7 @@ impl<'a> Decoder<'a> {
                 let raw =
                     self.files.read(scale, first * grid_cols * width, (last - first) * grid_cols * width)?;
                 kernel::decode_scales(stored.dtype, &raw, &mut scales);
-                let (block_rows, block_cols) = match scheme.granularity {
-                    Granularity::Tensor => (size(end - start).max(1), size(cols).max(1)),
-                    Granularity::Channel => (1, size(cols).max(1)),
-                    Granularity::Block { rows, cols } => (rows as usize, cols as usize),
-                };
+                let [block_rows, block_cols] = scheme.granularity.unit(size(end - start), size(cols));
                 Values::Scaled {
                     element: scheme.element,
                     codes: &data,

@@ -192,11 +192,7 @@ impl Matrix {
 
     /// The shape of a scale block `[rows, cols]` within a band of `rows` rows.
     pub(super) fn block(&self, rows: usize, cols: usize) -> [usize; 2] {
-        match self.scale.map(|(_, scheme)| scheme.granularity) {
-            None | Some(Granularity::Tensor) => [rows.max(1), cols.max(1)],
-            Some(Granularity::Channel) => [1, cols.max(1)],
-            Some(Granularity::Block { rows, cols }) => [rows.max(1) as usize, cols.max(1) as usize],
-        }
+        self.scale.map_or(Granularity::Tensor, |(_, scheme)| scheme.granularity).unit(rows, cols)
     }
 
     /// Where the scales of rows `start..end` stand in their tensor: offset and length in bytes, and the columns of the

@@ -2,7 +2,8 @@
 
 use half::bf16;
 use silicast::dtype::Dtype;
-use silicast::dtype::scheme::{Granularity, Rule};
+use silicast::dtype::packing::Packing;
+use silicast::dtype::scheme::{Granularity, Rule, Scheme};
 use silicast::kernel::{self, Fault, Isa, Policy, Sink, Stats, Values, reference};
 
 pub(crate) const KEEP: Policy = Policy { keep_non_finite: true };
@@ -55,7 +56,8 @@ pub(crate) fn convert(
         To::Quantize(rule, granularity) => {
             let [grid_rows, grid_cols] = granularity.grid(rows as u64, cols as u64);
             scales = vec![f32::NAN; (grid_rows * grid_cols) as usize];
-            Sink::Quantize { rule, granularity, codes: &mut out, scales: &mut scales }
+            let scheme = scheme(rule, granularity);
+            Sink::Quantize { scheme, global: 1.0, codes: &mut out, scales: &mut scales, zeros: &mut [] }
         }
     };
     let stats = match isa {
@@ -226,4 +228,11 @@ impl Random {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
+}
+
+/// A scheme of 8-bit codes; kernels look at rule and granularity alone.
+pub(crate) fn scheme(rule: Rule, granularity: Granularity) -> Scheme {
+    let integer = matches!(rule, Rule::Amax127 | Rule::Amax127Bf16 | Rule::Ct127Bf16);
+    let element = if integer { Dtype::I8 } else { Dtype::F8E4M3 };
+    Scheme { element, granularity, scale: Dtype::F32, rule, packing: Packing::Plain }
 }

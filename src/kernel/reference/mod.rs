@@ -113,8 +113,8 @@ pub fn convert_unit(values: &Values<'_>, cols: usize, unit: &Unit, sink: &mut Si
     }
     let normalizer = match sink {
         Sink::Cast { .. } => cast_normalizer(amax),
-        Sink::Quantize { rule, scales, .. } => {
-            let s = scale(*rule, amax);
+        Sink::Quantize { scheme, scales, .. } => {
+            let s = scale(scheme.rule, amax);
             scales[unit.scale_index] = s;
             stats.zero_rows += u64::from(amax == 0.0);
             s
@@ -180,8 +180,8 @@ fn put(x: f32, normalizer: f32, index: usize, sink: &mut Sink<'_>) -> Outcome {
             let error = (x - decoded) / normalizer;
             Outcome { normalized, error, saturated: x.is_finite() && decoded.is_infinite(), counted }
         }
-        Sink::Quantize { rule, codes, .. } => {
-            let (code, q, saturated) = encode(*rule, x, normalizer);
+        Sink::Quantize { scheme, codes, .. } => {
+            let (code, q, saturated) = encode(scheme.rule, x, normalizer);
             codes[index] = code;
             let counted = x.is_finite();
             Outcome { normalized, error: normalized - q, saturated: saturated && counted, counted }

@@ -37,8 +37,8 @@ impl Path {
     pub(crate) fn of(weight: &Matrix<'_>, ue8m0: bool) -> Path {
         let Some((_, scheme)) = weight.scaled else { return Path::Float };
         match (scheme.element, scheme.granularity) {
-            (Dtype::I8, Granularity::Channel | Granularity::Tensor) => Path::Int8Token,
-            (Dtype::F8E4M3, Granularity::Channel | Granularity::Tensor) => Path::Fp8Token,
+            (Dtype::I8, Granularity::Channel | Granularity::Row | Granularity::Tensor) => Path::Int8Token,
+            (Dtype::F8E4M3, Granularity::Channel | Granularity::Row | Granularity::Tensor) => Path::Fp8Token,
             (Dtype::F8E4M3, Granularity::Block { rows, cols }) if cols > 0 && rows > 0 => {
                 Path::Fp8Block { cols: cols as usize, rows: rows as usize, ue8m0 }
             }

@@ -3,7 +3,7 @@
 use crate::checkpoint::{Checkpoint, Encoding, TensorId};
 use crate::dtype::Dtype;
 use crate::dtype::codec::decode;
-use crate::dtype::scheme::{Granularity, Scheme};
+use crate::dtype::scheme::Scheme;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Isa, Policy, Sink, Values};
 use crate::plan::cost::scale_rows;
@@ -136,11 +136,7 @@ impl<'a> Matrix<'a> {
                 _ => Values::F32(stored),
             },
             Some((_, scheme)) => {
-                let (block_rows, block_cols) = match scheme.granularity {
-                    Granularity::Tensor => (count.max(1), cols.max(1)),
-                    Granularity::Channel => (1, cols.max(1)),
-                    Granularity::Block { rows, cols } => (rows as usize, cols as usize),
-                };
+                let [block_rows, block_cols] = scheme.granularity.unit(count, cols);
                 Values::Scaled { element: scheme.element, codes: stored, scales, block_rows, block_cols }
             }
         };
