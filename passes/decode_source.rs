@@ -46,9 +46,13 @@ impl Pass for DecodeSource {
             let Expr::Load(id) = output.expr else { continue };
             match &cx.checkpoint.encodings[id as usize] {
                 Encoding::Plain | Encoding::ScaleOf { .. } => {}
-                Encoding::Codes { scale, scheme } => {
-                    output.expr = Expr::Dequantize { codes: id, scale: *scale, scheme: *scheme };
-                    output.ty = Ty { dtype: Dtype::F32, shape: output.ty.shape.clone() };
+                Encoding::Codes(stored) => {
+                    output.expr = Expr::Dequantize(*stored);
+                    let shape = stored.shape(&plan.inputs).map_err(|why| {
+                        Error::internal("decode-shape", "codes and scales do not fit").tensor(&output.name).found(why)
+                    })?;
+                    output.ty = Ty { dtype: Dtype::F32, shape };
+                    output.name = value_name(&output.name);
                     output.fate = Fate::Reencoded;
                     output.exactness = Exactness::Rounding;
                     output.reason = decoded.clone();

@@ -262,14 +262,11 @@ impl fmt::Display for Scheme {
 #[error("not a scheme: expected element:granularity:scale:rule[:packing]")]
 pub struct ParseSchemeError;
 
-impl FromStr for Scheme {
+impl FromStr for Granularity {
     type Err = ParseSchemeError;
 
     fn from_str(text: &str) -> Result<Self, ParseSchemeError> {
-        let mut parts = text.split(':');
-        let mut next = || parts.next().ok_or(ParseSchemeError);
-        let element = Dtype::from_text(next()?).ok_or(ParseSchemeError)?;
-        let granularity = match next()? {
+        Ok(match text {
             "tensor" => Granularity::Tensor,
             "channel" => Granularity::Channel,
             "row" => Granularity::Row,
@@ -278,7 +275,18 @@ impl FromStr for Scheme {
                 let parse = |t: &str| t.parse().ok().filter(|v| *v > 0).ok_or(ParseSchemeError);
                 Granularity::Block { rows: parse(rows)?, cols: parse(cols)? }
             }
-        };
+        })
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = ParseSchemeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSchemeError> {
+        let mut parts = text.split(':');
+        let mut next = || parts.next().ok_or(ParseSchemeError);
+        let element = Dtype::from_text(next()?).ok_or(ParseSchemeError)?;
+        let granularity = next()?.parse()?;
         let scale = Dtype::from_text(next()?).ok_or(ParseSchemeError)?;
         let rule = Rule::from_name(next()?).ok_or(ParseSchemeError)?;
         let packing = match parts.next() {

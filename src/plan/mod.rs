@@ -10,9 +10,10 @@ pub mod layout;
 pub mod parser;
 pub mod printer;
 pub mod recipe;
+pub mod value;
 pub mod verifier;
 
-pub use expr::{Expr, Ty};
+pub use expr::{Expr, Part, Stored, Ty};
 
 use crate::checkpoint::{Checkpoint, TensorId, TensorInfo};
 use crate::dtype::Dtype;

@@ -53,7 +53,7 @@ pub(super) fn pairs(artifact: &Checkpoint, source: &Checkpoint, record: Option<&
                 let expect = Expect::Nothing(what.to_string());
                 pairs.push(Pair { artifact: id, source: source.find(&artifact.tensor(id).name), expect });
             }
-            Encoding::Plain | Encoding::Codes { .. } => pairs.push(pair(artifact, source, record, id)),
+            Encoding::Plain | Encoding::Codes(_) => pairs.push(pair(artifact, source, record, id)),
         }
     }
     pairs
@@ -77,7 +77,7 @@ fn pair(artifact: &Checkpoint, source: &Checkpoint, record: Option<&Record>, id:
         let why = format!("its shape is {:?}, that of its source {:?}", mine.shape, theirs.shape);
         return nothing(why, Some(partner));
     }
-    let has_scale = matches!(artifact.encodings[id as usize], Encoding::Codes { .. });
+    let has_scale = matches!(artifact.encodings[id as usize], Encoding::Codes(_));
     let expect = match recorded.unwrap_or_else(|| inferred(artifact, id, source, partner)) {
         Expect::Bytes if has_scale => Expect::Same,
         expect => expect,
@@ -128,7 +128,7 @@ fn inferred(artifact: &Checkpoint, id: TensorId, source: &Checkpoint, partner: T
     let same_dtype = artifact.tensor(id).dtype == source.tensor(partner).dtype;
     match (&artifact.encodings[id as usize], &source.encodings[partner as usize]) {
         (Encoding::Plain, Encoding::Plain) if same_dtype => Expect::Bytes,
-        (Encoding::Codes { .. }, _) => Expect::Nearest,
+        (Encoding::Codes(_), _) => Expect::Nearest,
         _ => Expect::Cast { exact: false },
     }
 }

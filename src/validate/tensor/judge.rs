@@ -7,7 +7,7 @@ use super::super::reader::Store;
 use super::super::rows::Rows;
 use super::careful::{Codes, code_text};
 use super::measure::{Measured, ScaleValues, Scales, WrongScale, target};
-use crate::checkpoint::Encoding;
+use crate::checkpoint::{Encoding, Stored};
 use crate::dtype::Dtype;
 use crate::dtype::scheme::{Granularity, Rule};
 use crate::kernel::reference;
@@ -329,7 +329,7 @@ impl Judge<'_> {
 
     /// The scale tensor of a weight and the shape of its grid.
     fn grid(&self, pair: &Pair) -> Option<(u32, [u64; 2])> {
-        let Encoding::Codes { scale, scheme } = &self.artifact.checkpoint.encodings[pair.artifact as usize]
+        let Encoding::Codes(Stored { scale, scheme, .. }) = &self.artifact.checkpoint.encodings[pair.artifact as usize]
         else {
             return None;
         };
