@@ -25,6 +25,7 @@ mod encode;
 mod exact_sum;
 mod fast;
 pub mod isa;
+pub mod pack;
 pub mod reference;
 mod scan;
 pub mod stats;

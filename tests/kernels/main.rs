@@ -1,6 +1,7 @@
 //! Kernels: the reference against independent formulas and crates, every fast kernel against the reference.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod pack;
 mod properties;
 mod support;
 

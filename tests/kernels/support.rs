@@ -135,7 +135,7 @@ pub(crate) fn oracle_scale(rule: Rule, amax: f32) -> f32 {
             }
             s as f32
         }
-        Rule::Given => unreachable!(),
+        other => panic!("{}", other.name()),
     }
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn check_quantized(
 ) {
     let (block_rows, block_cols) = match granularity {
         Granularity::Tensor => (rows, cols),
-        Granularity::Channel => (1, cols),
+        Granularity::Channel | Granularity::Row => (1, cols),
         Granularity::Block { rows, cols } => (rows as usize, cols as usize),
     };
     let grid_cols = cols.div_ceil(block_cols);
