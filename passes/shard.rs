@@ -16,7 +16,7 @@
 
 use super::{Context, Outcome, Pass, PassSpec};
 use crate::error::Result;
-use crate::plan::{Exactness, Expr, Output, Place, Plan, Shard as PlanShard, layout};
+use crate::plan::{Exactness, Output, Place, Plan, Shard as PlanShard, layout};
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -77,14 +77,9 @@ fn distribute(outputs: &[Output], limit: u64) -> Vec<Vec<usize>> {
 
 /// Length of the leading group: a weight and the companions that follow it.
 fn group_len(outputs: &[Output]) -> usize {
-    let companion = |o: &Output| {
-        o.scheme.is_some()
-            && (matches!(o.expr, Expr::Scales { .. } | Expr::ScaleF32 { .. } | Expr::Zeros(_))
-                || o.name.contains(".weight_scale"))
-    };
     match outputs.first() {
-        Some(first) if first.scheme.is_some() && !companion(first) => {
-            1 + outputs[1..].iter().take_while(|o| companion(o)).count()
+        Some(first) if first.scheme.is_some() && !first.is_companion() => {
+            1 + outputs[1..].iter().take_while(|o| o.is_companion()).count()
         }
         _ => 1,
     }

@@ -6,8 +6,9 @@
 //! raises on a module that matches neither `targets` nor `ignore`, and both engines match full names first.
 
 use super::Preset;
-use super::engine::{Dialect, Engine, set_compute_dtype, without_quantization};
+use super::engine::{Dialect, Engine, Names, set_compute_dtype, without_quantization};
 use crate::checkpoint::{Kind, Part, Role, looks_like_lookup, module_of};
+use crate::dtype::packing::Packing;
 use crate::dtype::scheme::{Granularity, Rule, Scheme};
 use crate::plan::{Expr, Fate, Output};
 use serde_json::{Map, Value, json};
@@ -43,8 +44,13 @@ impl Engine for CompressedTensors {
         }
     }
 
-    fn scale_suffix(&self, preset: &Preset) -> &'static str {
-        if preset.format == NATIVE { "weight_scale_inv" } else { "weight_scale" }
+    fn names(&self, preset: &Preset, scheme: Scheme, native: bool) -> Names {
+        match (preset.format.as_str(), native) {
+            (NATIVE, true) => Names { scales: "scale", ..Names::PLAIN },
+            (NATIVE, false) => Names { scales: "weight_scale_inv", ..Names::PLAIN },
+            _ if scheme.packing == Packing::Pairs => Names::PACKED,
+            _ => Names::of(scheme.packing),
+        }
     }
 
     fn shard_name(&self, i: usize, n: usize) -> String {

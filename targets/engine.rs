@@ -4,8 +4,12 @@ use super::Preset;
 use super::compressed_tensors::CompressedTensors;
 use super::vllm_ascend::VllmAscend;
 use crate::checkpoint::{Checkpoint, Role};
+use crate::dtype::Dtype;
+use crate::dtype::packing::Packing;
+use crate::dtype::scheme::Scheme;
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::expr::{Constant, Part};
+use crate::plan::{Plan, Ty};
 use serde_json::{Map, Value};
 use std::io;
 
@@ -20,6 +24,84 @@ pub struct Dialect<'a> {
     pub plan: &'a Plan,
 }
 
+/// What an engine calls the parts of a quantized weight, after the name of its module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The codes.
+    pub codes: &'static str,
+    /// The scales.
+    pub scales: &'static str,
+    /// The zero points.
+    pub zeros: &'static str,
+}
+
+impl Names {
+    /// Codes under their module's own `weight`.
+    pub const PLAIN: Names = Names { codes: "weight", scales: "weight_scale", zeros: "weight_zero_point" };
+
+    /// compressed-tensors' packed weights.
+    pub const PACKED: Names = Names { codes: "weight_packed", ..Names::PLAIN };
+
+    /// The names that go with a packing everywhere.
+    pub fn of(packing: Packing) -> Names {
+        match packing {
+            Packing::Gptq | Packing::GptqV2 | Packing::Awq => {
+                Names { codes: "qweight", scales: "scales", zeros: "qzeros" }
+            }
+            Packing::Int32 => Names::PACKED,
+            _ => Names::PLAIN,
+        }
+    }
+}
+
+/// A tensor that a loader registers beside codes and scales.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Companion {
+    /// Its name after that of the module.
+    pub suffix: &'static str,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What a companion holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// A result of the quantizer.
+    Part(Part),
+    /// A constant.
+    Constant(Ty, Constant),
+}
+
+impl Companion {
+    /// A constant tensor.
+    pub fn constant(suffix: &'static str, dtype: Dtype, shape: Vec<u64>, constant: Constant) -> Companion {
+        Companion { suffix, content: Content::Constant(Ty { dtype, shape: shape.into() }, constant) }
+    }
+
+    /// What goes with a packing everywhere: the shape of packed integers, the group of each column, the zero points of
+    /// symmetric codes where the layout has a place for them.
+    pub fn of(scheme: Scheme, [n, k]: [u64; 2], zeros: bool) -> Vec<Companion> {
+        let group = scheme.granularity.group().unwrap_or(u32::MAX);
+        let middle = |word: u32| {
+            let (dtype, shape) = scheme.stored_zeros(n, k);
+            Companion::constant("qzeros", dtype, shape, Constant::Words(word))
+        };
+        match scheme.packing {
+            Packing::Int32 => {
+                vec![Companion::constant("weight_shape", Dtype::I64, vec![2], Constant::Shape([n, k]))]
+            }
+            Packing::Gptq | Packing::GptqV2 => {
+                let order = Companion::constant("g_idx", Dtype::I32, vec![k], Constant::Groups(group));
+                // v1 stores the zero point minus one.
+                let word = if scheme.packing == Packing::Gptq { 0x7777_7777 } else { 0x8888_8888 };
+                if zeros { vec![order] } else { vec![middle(word), order] }
+            }
+            Packing::Awq if !zeros => vec![middle(0x8888_8888)],
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// One serving engine.
 pub trait Engine: Sync {
     /// Name on the command line.
@@ -28,8 +110,27 @@ pub trait Engine: Sync {
     /// Why a linear weight of this role stays float under `preset`, or `None` where it is quantized.
     fn float_reason(&self, preset: &Preset, role: &Role) -> Option<&'static str>;
 
-    /// Suffix of a scale beside its module's name.
-    fn scale_suffix(&self, preset: &Preset) -> &'static str;
+    /// What the engine calls codes, scales and zero points. `native` says that modules have DeepSeek's own names.
+    fn names(&self, _preset: &Preset, scheme: Scheme, _native: bool) -> Names {
+        Names::of(scheme.packing)
+    }
+
+    /// What the loader registers beside the codes and scales of a weight `[n, k]`, in order. `zeros` says that zero
+    /// points are written.
+    fn companions(&self, preset: &Preset, role: &Role, scheme: Scheme, shape: [u64; 2], zeros: bool) -> Vec<Companion> {
+        let _ = (preset, role);
+        Companion::of(scheme, shape, zeros)
+    }
+
+    /// Whether integer codes in groups of `group` can be kept, or the engine wants its own group.
+    fn takes_group(&self, _preset: &Preset, _group: u32) -> bool {
+        true
+    }
+
+    /// Why the engine cannot run `preset` with a model of this family, where it cannot.
+    fn refuses(&self, _preset: &Preset, _family: &str) -> Option<&'static str> {
+        None
+    }
 
     /// Whether biases of linears are stored in F32.
     fn bias_in_f32(&self) -> bool {

@@ -8,6 +8,7 @@ pub mod compressed_tensors;
 pub mod engine;
 pub mod vllm_ascend;
 
+use crate::dtype::Dtype;
 use crate::dtype::scheme::Scheme;
 use crate::error::{Error, Result};
 use serde::Deserialize;
@@ -55,6 +56,9 @@ pub struct Target {
     pub engines: Vec<String>,
     /// A new shard starts where the tensor payload would exceed this.
     pub shard_bytes: u64,
+    /// The dtype of tensors that are not quantized: `bf16`, or `f16` for chips that compute in nothing wider.
+    #[serde(default = "bf16")]
+    pub float: Dtype,
     /// What a user should know.
     pub note: String,
     /// Where the facts come from.
@@ -76,6 +80,15 @@ pub struct Preset {
     /// How weights are encoded; absent where they are decoded to BF16.
     #[serde(default, deserialize_with = "scheme")]
     pub encoding: Option<Scheme>,
+    /// How routed experts are encoded, where that differs from the rest.
+    #[serde(default, deserialize_with = "scheme")]
+    pub experts: Option<Scheme>,
+    /// Whether the experts of multi-token prediction are encoded like the rest.
+    #[serde(default)]
+    pub plain_mtp_experts: bool,
+    /// Whether every tensor is kept as the source stores it.
+    #[serde(default)]
+    pub native: bool,
     /// The `format` of the engine's quantization config, where it has one.
     #[serde(default)]
     pub format: String,
@@ -87,6 +100,17 @@ pub struct Preset {
     pub tier: u8,
     /// One sentence for people.
     pub about: String,
+}
+
+impl Preset {
+    /// Whether weights have zero points.
+    pub fn is_asymmetric(&self) -> bool {
+        self.encoding.is_some_and(|s| s.rule.is_asymmetric())
+    }
+}
+
+fn bf16() -> Dtype {
+    Dtype::BF16
 }
 
 fn scheme<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Scheme>, D::Error> {

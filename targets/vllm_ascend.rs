@@ -6,8 +6,12 @@
 //! one entry per tensor, unfused names, no `quantization_config`, and no index of the source.
 
 use super::Preset;
-use super::engine::{Dialect, Engine, set_compute_dtype, without_quantization};
+use super::engine::{Companion, Content, Dialect, Engine, set_compute_dtype, without_quantization};
 use crate::checkpoint::{Kind, Role};
+use crate::dtype::Dtype;
+use crate::dtype::packing::Packing;
+use crate::dtype::scheme::Scheme;
+use crate::plan::expr::{Constant, Part};
 use crate::plan::printer::Quoted;
 use serde_json::{Map, Value};
 use std::io;
@@ -36,8 +40,18 @@ impl Engine for VllmAscend {
         }
     }
 
-    fn scale_suffix(&self, _preset: &Preset) -> &'static str {
-        "weight_scale"
+    fn companions(&self, preset: &Preset, role: &Role, scheme: Scheme, [n, k]: [u64; 2], zeros: bool) -> Vec<Companion> {
+        let mut companions = Companion::of(scheme, [n, k], zeros);
+        if preset.offset {
+            let shape = scheme.stored_scales(n, k);
+            companions.push(Companion::constant("weight_offset", Dtype::F32, shape, Constant::Zeros));
+        }
+        if scheme.packing == Packing::RowPairs {
+            // The loader adds up the pieces of its rank, so that any tensor parallelism up to 16 finds its own.
+            let pieces = if role.kind == Kind::DownProj { 16 } else { 1 };
+            companions.push(Companion { suffix: "scale_bias", content: Content::Part(Part::Bias(pieces)) });
+        }
+        companions
     }
 
     fn bias_in_f32(&self) -> bool {

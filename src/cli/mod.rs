@@ -282,6 +282,10 @@ struct ConvertArgs {
     /// Most tensor payload of a shard; 4 GiB by default
     #[arg(long, value_name = "SIZE")]
     shard_size: Option<SizeArg>,
+
+    /// Another rule for scales, where the scheme has a choice, such as `best-ue8m0` for `deepseek-ue8m0`
+    #[arg(long, value_name = "RULE")]
+    scale_rule: Option<String>,
     /// Tensor-parallel ranks of the artifact
     #[arg(long, value_name = "N")]
     tp: Option<u32>,
@@ -378,6 +382,7 @@ impl ConvertArgs {
             }),
             allow_code_files: self.allow_code_files.then_some(true),
             shard_bytes: self.shard_size.map(|s| s.0),
+            scale_rule: self.scale_rule.clone(),
         }))
     }
 

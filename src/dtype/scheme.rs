@@ -167,6 +167,17 @@ impl Rule {
         Self::NAMES.iter().find(|(_, n)| *n == name).map(|(rule, _)| *rule)
     }
 
+    /// Whether a scheme with the rule `other` may have this one instead: same codes, other scales.
+    pub fn replaces(self, other: Rule) -> bool {
+        use Rule::*;
+        const SETS: [&[Rule]; 3] = [
+            &[Amax7, Amax7Eps, Ssz7, Amax7Half],
+            &[MxFloor, MxRceil, MxEven, MxAscend, MxBest],
+            &[DeepseekUe8m0, BestUe8m0],
+        ];
+        SETS.iter().any(|set| set.contains(&self) && set.contains(&other))
+    }
+
     /// Whether codes have zero points.
     pub fn is_asymmetric(self) -> bool {
         self == Rule::MinMax15

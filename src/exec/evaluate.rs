@@ -13,7 +13,7 @@ use crate::io::buffer_pool::{BufferPool, Buffers};
 use crate::kernel::{self, Fault, FaultKind, Isa, Policy, Sink, Stats};
 use crate::plan::Plan;
 use crate::plan::cost::{Task, TileBytes, Work};
-use crate::plan::expr::{Axis, Constant, Part};
+use crate::plan::expr::{Axis, Constant};
 use crate::plan::value::{Source, Value};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -51,6 +51,13 @@ impl Evaluator<'_> {
             Work::Copy { source, scale } => self.copy(task, tile, *source, *scale, &mut buffers),
             Work::CopyRows { source, scale } => self.copy_rows(task, tile, *source, *scale, &mut buffers),
             Work::Constant(constant) => self.constant(task, tile, *constant, &mut buffers),
+            Work::Reciprocal { source } => {
+                let mut number = [0; 4];
+                let input = &self.plan.inputs[*source as usize];
+                self.sources.read(input.file, input.offset, &mut number)?;
+                let bytes = (1.0 / f32::from_le_bytes(number)).to_le_bytes();
+                self.write(task, tile, &[&bytes], Stats::default(), 4)
+            }
             Work::ScaleF32 { source, pow2 } => self.scale_f32(task, tile, *source, *pow2, &mut buffers),
             Work::ScaleBytes { source, granularity, weight_cols, group } => {
                 self.scale_bytes(task, tile, *source, *granularity, [*weight_cols, u64::from(*group)], &mut buffers)

@@ -205,7 +205,8 @@ impl Evaluator<'_> {
             skip: rectangle.col * width,
             len: rectangle.cols * width,
         };
-        self.read_lines(input, lines, raw)
+        let bytes = self.read_lines(input, lines, raw)?;
+        Ok(bytes)
     }
 
     /// Codes of a rectangle, one to a byte, with what decodes them. With `decode`, FP4 codes become the E4M3 codes of

@@ -44,6 +44,11 @@ pub enum Work {
         /// Whether every scale must be a power of two.
         pow2: bool,
     },
+    /// One over a single number; the unit is a byte.
+    Reciprocal {
+        /// The source tensor.
+        source: TensorId,
+    },
     /// Power-of-two scales to repeated exponent bytes; the unit is a row of the weight.
     ScaleBytes {
         /// The source tensor.
@@ -201,7 +206,7 @@ impl Task {
         let codes = |part: Part| part == Part::Codes;
         match &self.work {
             Work::Copy { .. } => TileBytes { input: units, ..TileBytes::default() },
-            Work::Constant(_) => TileBytes { output: units, ..TileBytes::default() },
+            Work::Constant(_) | Work::Reciprocal { .. } => TileBytes { output: units, ..TileBytes::default() },
             Work::CopyRows { .. } => {
                 let bytes = self.outputs[0].bytes(0, units);
                 TileBytes { input: bytes, output: written(codes), ..TileBytes::default() }
@@ -396,8 +401,12 @@ fn task(output: &Output, index: u32, shard: u32, plan: &Plan) -> std::result::Re
             };
             row_units(granularity.rows(), work, rows, cols)
         }
-        Expr::Constant { constant, .. } => Task {
-            work: Work::Constant(*constant),
+        Expr::Constant { .. } | Expr::Reciprocal(_) => Task {
+            work: match expr {
+                Expr::Constant { constant, .. } => Work::Constant(*constant),
+                Expr::Reciprocal(source) => Work::Reciprocal { source: *source },
+                _ => return Err("no constant".to_owned()),
+            },
             outputs,
             shard,
             first: 0,
@@ -454,7 +463,7 @@ fn written(output: &Output, index: u32, plan: &Plan) -> std::result::Result<Writ
     let whole = expr.ty(&plan.inputs)?;
     let byte = Written { output: index, part: Part::Codes, units: 1, row_bytes: 1, cut: (0, 1) };
     let Expr::Quantize { part, value, scheme, .. } = expr else {
-        if matches!(expr, Expr::Constant { .. })
+        if matches!(expr, Expr::Constant { .. } | Expr::Reciprocal(_))
             || matches!(expr, Expr::Load(_)) && cut.is_none_or(|c| c.axis == Axis::Rows)
         {
             return Ok(byte);
@@ -536,7 +545,7 @@ fn matrix_of(shape: &[u64]) -> [u64; 2] {
 
 /// Whether an output that is copied holds the scales of a quantized weight.
 fn is_scale(output: &Output) -> bool {
-    output.scheme.is_some() && output.ty.dtype.is_plain_float() && output.name.contains(".weight_scale")
+    output.scheme.is_some() && output.ty.dtype.is_plain_float() && [".weight_scale", ".weight_scale_inv", ".scale", ".scales"].iter().any(|s| output.name.ends_with(s))
 }
 
 /// Memory of a plan of `inputs` and `outputs` tensors with everything derived from it, in bytes: measured, rounded up.

@@ -60,6 +60,20 @@ pub struct View {
     pub cols: u64,
     /// Whether rows and columns are exchanged: the result is `[cols, rows]`.
     pub transpose: bool,
+    /// Whether the value is taken for one column of all its elements; the result is a vector.
+    pub column: bool,
+}
+
+impl View {
+    /// Rows `row..row + rows` of a matrix with `cols` columns.
+    pub fn of_rows(row: u64, rows: u64, cols: u64) -> View {
+        View { row, step: 1, rows, col: 0, cols, transpose: false, column: false }
+    }
+
+    /// Elements `row + i·step` of a value taken for one column.
+    pub fn of_elements(row: u64, step: u64, rows: u64) -> View {
+        View { row, step, rows, col: 0, cols: 1, transpose: false, column: true }
+    }
 }
 
 /// A dimension of a weight `[N, K]`.
@@ -152,6 +166,8 @@ pub enum Expr {
         /// Whether powers of two are demanded.
         pow2: bool,
     },
+    /// One over the single number of a scale tensor, F32 `[1]`: a multiplier as a divisor.
+    Reciprocal(TensorId),
     /// Power-of-two scales as exponent bytes, repeated for every row and every `group` columns of `[n, k]` that they
     /// cover. Execution stops on the first that is no power of two.
     ScaleBytes {
@@ -198,12 +214,13 @@ impl Expr {
     /// # Errors
     /// Where the rectangle does not lie within the value.
     pub fn view(self, view: View, inputs: &[TensorInfo]) -> Result<Expr, String> {
-        let [rows, cols] = self.ty(inputs)?.matrix();
+        let ty = self.ty(inputs)?;
+        let [rows, cols] = if view.column { [ty.elements(), 1] } else { ty.matrix() };
         let last = view.rows.saturating_sub(1).saturating_mul(view.step).saturating_add(view.row);
         if view.rows == 0 || view.cols == 0 || view.step == 0 || last >= rows || view.col + view.cols > cols {
             return Err(format!("a view of rows to {last} and columns to {} in [{rows}, {cols}]", view.col + view.cols));
         }
-        let Expr::View { value, view: outer } = self else {
+        let (false, Expr::View { value, view: outer }) = (view.column, &self) else {
             return Ok(Expr::View { value: Box::new(self), view });
         };
         let composed = match outer.transpose {
@@ -214,6 +231,7 @@ impl Expr {
                 col: outer.col + view.col,
                 cols: view.cols,
                 transpose: view.transpose,
+                column: outer.column,
             },
             true if view.step == 1 => View {
                 row: outer.row + view.col * outer.step,
@@ -222,10 +240,11 @@ impl Expr {
                 col: outer.col + view.row,
                 cols: view.rows,
                 transpose: !view.transpose,
+                column: outer.column,
             },
             true => return Err("every second column of a matrix is no rectangle".to_owned()),
         };
-        Ok(Expr::View { value, view: composed })
+        Ok(Expr::View { value: value.clone(), view: composed })
     }
 
     /// Calls `f` for every source tensor read, in order.
@@ -238,7 +257,7 @@ impl Expr {
             }
             // What a peer reads belongs to the peer's own output: it only lends its largest magnitude.
             Expr::Quantize { value, .. } => value.for_each_load(f),
-            Expr::ScaleF32 { scale, .. } | Expr::ScaleBytes { scale, .. } => f(*scale),
+            Expr::ScaleF32 { scale, .. } | Expr::ScaleBytes { scale, .. } | Expr::Reciprocal(scale) => f(*scale),
             Expr::Constant { .. } => {}
         }
     }
@@ -253,8 +272,12 @@ impl Expr {
                 if !value.dtype.is_plain_float() {
                     return Err(format!("a view of {} values", value.dtype));
                 }
-                let [rows, cols] = if view.transpose { [view.cols, view.rows] } else { [view.rows, view.cols] };
-                Ok(Ty { dtype: value.dtype, shape: [rows, cols].into() })
+                let shape: Shape = match (view.column, view.transpose) {
+                    (true, _) => [view.rows].into(),
+                    (false, true) => [view.cols, view.rows].into(),
+                    (false, false) => [view.rows, view.cols].into(),
+                };
+                Ok(Ty { dtype: value.dtype, shape })
             }
             Expr::Cast { value, to } => {
                 let value = value.ty(inputs)?;
@@ -280,6 +303,12 @@ impl Expr {
                     other => Err(format!("a {other} tensor is no scale")),
                 }
             }
+            Expr::Reciprocal(id) => match load(*id, inputs)? {
+                scale if scale.dtype == Dtype::F32 && scale.elements() == 1 => {
+                    Ok(Ty { dtype: Dtype::F32, shape: [1].into() })
+                }
+                other => Err(format!("{other} is no single scale")),
+            },
             Expr::ScaleBytes { scale, granularity, shape: [n, k], group, to } => {
                 let scale = load(*scale, inputs)?;
                 let grid = granularity.grid(*n, *k);

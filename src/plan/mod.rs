@@ -108,6 +108,12 @@ impl Output {
     pub fn bytes(&self) -> u64 {
         self.ty.bytes()
     }
+
+    /// Whether it belongs to the codes before it: scales, zero points and whatever else a loader registers beside them.
+    pub fn is_companion(&self) -> bool {
+        let param = self.name.rsplit_once('.').map_or("", |(_, param)| param);
+        self.scheme.is_some() && !matches!(param, "weight" | "weight_packed" | "qweight")
+    }
 }
 
 /// A source tensor that the artifact does without.

@@ -258,15 +258,21 @@ impl<'a> Cursor<'a> {
                 return Ok(Expr::ScaleF32 { scale, pow2 });
             }
         }
+        if self.eat("reciprocal(") {
+            let scale = self.tensor()?;
+            self.expect(")")?;
+            return Ok(Expr::Reciprocal(scale));
+        }
         let head = self.until('[')?;
         let argument = self.until(']')?;
         let scheme = || argument.parse::<Scheme>().map_err(|e| format!("`{argument}`: {e}"));
         self.expect("(")?;
         let expr = match head {
             "dequantize" => self.dequantize(scheme()?)?,
-            "view" | "view_t" => {
+            "view" | "view_t" | "view_column" => {
                 let [row, step, rows, col, cols] = numbers(argument)?;
-                let view = View { row, step, rows, col, cols, transpose: head == "view_t" };
+                let (transpose, column) = (head == "view_t", head == "view_column");
+                let view = View { row, step, rows, col, cols, transpose, column };
                 Expr::View { value: Box::new(self.expr(ty)?), view }
             }
             "cast" => {

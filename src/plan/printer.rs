@@ -76,9 +76,13 @@ fn print_expr(expr: &Expr, inputs: &[TensorInfo], out: &mut impl Write) -> fmt::
             out.write_char(')')
         }
         Expr::View { value, view } => {
-            let View { row, step, rows, col, cols, transpose } = view;
-            let turned = if *transpose { "_t" } else { "" };
-            write!(out, "view{turned}[{row}+{step}*{rows},{col}+{cols}](")?;
+            let View { row, step, rows, col, cols, transpose, column } = view;
+            let kind = match (column, transpose) {
+                (true, _) => "_column",
+                (false, true) => "_t",
+                (false, false) => "",
+            };
+            write!(out, "view{kind}[{row}+{step}*{rows},{col}+{cols}](")?;
             print_expr(value, inputs, out)?;
             out.write_char(')')
         }
@@ -104,6 +108,7 @@ fn print_expr(expr: &Expr, inputs: &[TensorInfo], out: &mut impl Write) -> fmt::
         }
         Expr::ScaleF32 { scale, pow2: false } => write!(out, "scale_f32({})", name(scale)),
         Expr::ScaleF32 { scale, pow2: true } => write!(out, "scale_f32_pow2({})", name(scale)),
+        Expr::Reciprocal(id) => write!(out, "reciprocal({})", name(id)),
         Expr::ScaleBytes { scale, granularity, shape: [n, k], group, to } => {
             write!(out, "scale_bytes[{granularity},{n},{k},{group},{to}]({})", name(scale))
         }

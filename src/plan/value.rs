@@ -41,8 +41,11 @@ impl Value {
             Expr::Dequantize(stored) => Source::Scaled(*stored),
             _ => return Err("the expression is no value".to_owned()),
         };
-        let stored = inner.ty(&plan.inputs)?.matrix();
-        let whole = View { row: 0, step: 1, rows: stored[0], col: 0, cols: stored[1], transpose: false };
+        let ty = inner.ty(&plan.inputs)?;
+        // A vector is a column: its elements are rows of their own.
+        let column = view.map_or(ty.shape.len() < 2, |v| v.column);
+        let stored = if column { [ty.elements(), 1] } else { ty.matrix() };
+        let whole = View { column, ..View::of_rows(0, stored[0], stored[1]) };
         let value = Value { source, stored, view: view.unwrap_or(whole) };
         let [rows, cols] = value.blocks();
         let View { row, step, col, .. } = value.view;

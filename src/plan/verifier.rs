@@ -74,6 +74,7 @@ fn verify_output(plan: &Plan, output: &Output) -> Result<(), Violation> {
         (Expr::Quantize { scheme, .. }, Fate::Quantized, Exactness::Lossy) => scheme.rule != Rule::Given,
         (Expr::Constant { .. }, Fate::Quantized | Fate::Reencoded | Fate::Kept, _) => true,
         (Expr::ScaleF32 { .. } | Expr::ScaleBytes { .. }, Fate::Reencoded, Exactness::Bitwise) => true,
+        (Expr::Reciprocal(_), Fate::Reencoded, Exactness::Rounding) => true,
         // A verified copy is still a copy.
         (Expr::ScaleF32 { pow2: true, .. }, Fate::Kept, Exactness::Bitwise) => true,
         (Expr::Cast { .. } | Expr::Dequantize { .. }, Fate::Reencoded, exactness) => {

@@ -5,6 +5,7 @@ use super::record::Record;
 use crate::checkpoint::{Checkpoint, Encoding, TensorId};
 use crate::dtype::scheme::Rule;
 use crate::plan::Expr;
+use crate::plan::expr::Constant;
 use std::sync::Arc;
 
 /// What a tensor must be.
@@ -45,7 +46,7 @@ pub(super) fn pairs(artifact: &Checkpoint, source: &Checkpoint, record: Option<&
     let mut pairs = Vec::with_capacity(artifact.tensors.len());
     for (id, encoding) in (0..).zip(&artifact.encodings) {
         match encoding {
-            Encoding::ScaleOf { .. } => {}
+            Encoding::ScaleOf { .. } | Encoding::Redundant { .. } => {}
             Encoding::OffsetOf { .. } => {
                 pairs.push(Pair { artifact: id, source: None, expect: Expect::Zeros });
             }
@@ -111,9 +112,9 @@ fn recorded(record: &Record, name: &str) -> Option<(Arc<str>, Option<Expect>)> {
         let expect = match &output.expr {
             Expr::Load(_) if output.scheme.is_none() => Expect::Bytes,
             Expr::Load(_) => Expect::Same,
-            Expr::Codes { scheme, .. } if scheme.rule != Rule::Given => Expect::Rule(scheme.rule),
+            Expr::Quantize { scheme, .. } if scheme.rule != Rule::Given => Expect::Rule(scheme.rule),
             Expr::Cast { .. } => Expect::Cast { exact: true },
-            Expr::Zeros(_) => Expect::Zeros,
+            Expr::Constant { constant: Constant::Zeros, .. } => Expect::Zeros,
             _ => return Some((origin.unwrap_or_else(|| name.into()), None)),
         };
         return Some((origin.unwrap_or_else(|| name.into()), Some(expect)));

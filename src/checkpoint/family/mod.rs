@@ -202,6 +202,11 @@ impl Family {
         self.table.mtp_layers
     }
 
+    /// Whether tensors carry DeepSeek's own names (`attn.wq_a`, `.scale`), as V4 releases do.
+    pub fn has_native_names(&self) -> bool {
+        self.id.starts_with("deepseek_v4")
+    }
+
     /// What the tensor `name` is for. `shape` tells a norm (rank 1) from a linear where an unknown family's name does
     /// not.
     pub fn role(&self, name: &str, shape: &[u64]) -> Role {
