@@ -16,7 +16,7 @@
 //! Weights are decoded. Which dimension is which follows from `hidden_size`, and from the family where both are equal.
 
 use super::{Context, Outcome, Pass, PassSpec};
-use crate::checkpoint::Kind;
+use crate::checkpoint::{Kind, natural_cmp};
 use crate::error::{Error, Result};
 use crate::plan::expr::View;
 use crate::plan::{Exactness, Expr, Fate, Output, Plan};
@@ -58,6 +58,10 @@ impl Pass for SplitExperts {
             }
             outcome.rewrites += 1;
             split(&output, role.kind, plan, cx, &mut outputs)?;
+        }
+        if outcome.rewrites > 0 {
+            // An expert's tensors follow one another.
+            outputs.sort_by(|a, b| natural_cmp(&a.name, &b.name));
         }
         plan.outputs = outputs;
         Ok(outcome)

@@ -55,6 +55,7 @@ const PACKED_INT: &str = "packed integers whose scales fit no group of the confi
 const PACKED_FP4: &str = "packed FP4 whose scales fit neither MXFP4 nor NVFP4";
 const GPTQ: &str = "GPTQ or AWQ in a layout that is not 4 or 8 bits";
 const BNB: &str = "bitsandbytes";
+const NO_ZEROS: &str = "asymmetric integers without zero points";
 const RANK: &str = "quantized tensor that is no matrix";
 const SUB_BYTE: &str = "sub-byte floats without scales";
 const F8_OTHER: &str = "FP8 other than E4M3FN";
@@ -139,7 +140,14 @@ impl Classifier<'_> {
             return;
         }
         let what = match (split(&tensor.name).1, tensor.dtype) {
-            ("weight_scale_inv" | "weight_scale" | "weight_scale_2" | "weight_zero_point" | "weight_global_scale", _) => ORPHAN_SCALE,
+            (
+                "weight_scale_inv"
+                | "weight_scale"
+                | "weight_scale_2"
+                | "weight_zero_point"
+                | "weight_global_scale",
+                _,
+            ) => ORPHAN_SCALE,
             (_, Dtype::F8E4M3) => MISSING_SCALE,
             (_, Dtype::F8E5M2 | Dtype::F8E4M3Fnuz | Dtype::F8E5M2Fnuz) => F8_OTHER,
             (_, Dtype::F4E2M1 | Dtype::F6E2M3 | Dtype::F6E3M2) => SUB_BYTE,
@@ -275,6 +283,10 @@ impl Classifier<'_> {
             return;
         };
         let zero = self.companion(module, "weight_zero_point");
+        if zero.is_none() && groups.iter().any(|g| g.kind == "int" && !g.symmetric) {
+            self.refuse(id, module, NO_ZEROS, &PARTS);
+            return;
+        }
         if let Some(zero) = zero {
             let (dtype, shape) = scheme.stored_zeros(n, k);
             let tensor = &self.tensors[zero as usize];
@@ -292,9 +304,8 @@ impl Classifier<'_> {
     fn gptq_or_awq(&mut self, id: TensorId, module: &str) {
         const PARTS: [&str; 3] = ["qzeros", "scales", "g_idx"];
         let json = self.quantization.map(|q| &q.json);
-        let number = |keys: &[&str]| {
-            keys.iter().find_map(|k| json?.get(*k)).and_then(serde_json::Value::as_i64)
-        };
+        let number =
+            |keys: &[&str]| keys.iter().find_map(|k| json?.get(*k)).and_then(serde_json::Value::as_i64);
         let method = self.quantization.map_or("", |q| q.method.as_str());
         let text = |key: &str| json.and_then(|j| j.get(key)).and_then(serde_json::Value::as_str);
         let awq = method.contains("awq");
@@ -305,7 +316,8 @@ impl Classifier<'_> {
             (false, false) => Packing::Gptq,
         };
         let bits = number(&["bits", "w_bit"]).unwrap_or(4);
-        let element = u64::try_from(bits).ok().and_then(integer).filter(|e| e.bits() == 4 || !awq && e.bits() == 8);
+        let element =
+            u64::try_from(bits).ok().and_then(integer).filter(|e| e.bits() == 4 || !awq && e.bits() == 8);
         let scale = self.companion(module, "scales");
         let shape = element.and_then(|e| self.logical(id, packing, e));
         let (Some(element), Some([n, k]), Some(scale)) = (element, shape, scale) else {
@@ -319,7 +331,8 @@ impl Classifier<'_> {
             _ => k,
         };
         let granularity = Granularity::Block { rows: 1, cols: u32::try_from(size).unwrap_or(u32::MAX) };
-        let fits = grid.shape[..] == [groups, n] && groups == k.div_ceil(size.max(1)) && grid.dtype.is_plain_float();
+        let fits =
+            grid.shape[..] == [groups, n] && groups == k.div_ceil(size.max(1)) && grid.dtype.is_plain_float();
         let scheme = given(element, granularity, grid.dtype, packing);
         let zero = self.companion(module, "qzeros");
         let zeros_fit = zero.is_none_or(|zero| {
@@ -332,7 +345,8 @@ impl Classifier<'_> {
             return;
         }
         // With activation order a column's group is stored; without it the index says what everybody knows.
-        let reordered = json.and_then(|j| j.get("desc_act")).and_then(serde_json::Value::as_bool).unwrap_or(false);
+        let reordered =
+            json.and_then(|j| j.get("desc_act")).and_then(serde_json::Value::as_bool).unwrap_or(false);
         let symmetric = json.and_then(|j| j.get("sym")).and_then(serde_json::Value::as_bool).unwrap_or(false);
         self.claim(id, module, "g_idx", "groups in their natural order");
         self.claim(id, module, "qzeros", "zero points of a symmetric scheme");
@@ -368,7 +382,8 @@ impl Classifier<'_> {
     }
 
     fn int8(&mut self, id: TensorId, module: &str) -> Result<()> {
-        const PARTS: [&str; 5] = ["weight_scale", "weight_offset", "weight_zero_point", "scale", "scale_bias"];
+        const PARTS: [&str; 5] =
+            ["weight_scale", "weight_offset", "weight_zero_point", "scale", "scale_bias"];
         let exponents = [Dtype::F8E8M0, Dtype::U8];
         if self.grouped(id, module, "scale", Packing::PairsI8, &exponents, "") {
             return Ok(());
@@ -389,7 +404,10 @@ impl Classifier<'_> {
         if self.companion(module, "weight_offset").is_some() {
             // AscendV1 stores offsets beside every scale, zero where the scheme is symmetric. Packed INT4 has two rows
             // of the weight in each stored one.
-            if grid.shape.first() == Some(&rows.saturating_mul(2)) && shape.len() == 2 && grid.shape.len() == 2 {
+            if grid.shape.first() == Some(&rows.saturating_mul(2))
+                && shape.len() == 2
+                && grid.shape.len() == 2
+            {
                 let scheme = given(Dtype::I4, Granularity::Channel, grid.dtype, Packing::RowPairs);
                 if grid.shape[1] != 1 || !grid.dtype.is_plain_float() {
                     self.refuse(id, module, INT8_OFFSET, &PARTS);
@@ -410,7 +428,8 @@ impl Classifier<'_> {
             return self.scaled(id, module, &["weight_scale"]);
         }
         let expert = module.contains(".experts.");
-        if self.quantization.is_some_and(|q| q.method.starts_with("slimquant")) && expert && shape.len() == 2 {
+        if self.quantization.is_some_and(|q| q.method.starts_with("slimquant")) && expert && shape.len() == 2
+        {
             if grid.shape[..] != [rows, 1] || grid.dtype != Dtype::F32 {
                 self.refuse(id, module, INT8_OFFSET, &PARTS);
                 return Ok(());
@@ -422,6 +441,12 @@ impl Classifier<'_> {
         if self.narrower_than_8_bits() {
             return self.int4_in_bytes(id, module, scale);
         }
+        if self.companion(module, "weight_zero_point").is_none()
+            && self.groups(Dtype::I8).any(|g| !g.symmetric)
+        {
+            self.refuse(id, module, NO_ZEROS, &PARTS);
+            return Ok(());
+        }
         self.scaled(id, module, &[param])?;
         if let Some(zero) = self.companion(module, "weight_zero_point")
             && let Encoding::Codes(stored) = &mut self.out[id as usize]
@@ -431,7 +456,8 @@ impl Classifier<'_> {
                 _ => (Dtype::I8, Vec::new()),
             };
             let tensor = &self.tensors[zero as usize];
-            if tensor.dtype == dtype && tensor.shape.iter().product::<u64>() == shape.iter().product::<u64>() {
+            if tensor.dtype == dtype && tensor.shape.iter().product::<u64>() == shape.iter().product::<u64>()
+            {
                 stored.zero = Some(zero);
                 self.out[zero as usize] = Encoding::ScaleOf { codes: id };
             } else {
@@ -446,13 +472,15 @@ impl Classifier<'_> {
         let (shape, grid) = (&self.tensors[id as usize].shape, &self.tensors[scale as usize]);
         let groups = self.quantization.map_or(&[][..], |q| &q.groups);
         let found = match shape[..] {
-            [n, k] => groups.iter().filter(|g| g.kind == "int" && g.bits == Some(4) && g.symmetric).find_map(|g| {
-                let granularity = match g.group_size {
-                    Some(cols) => Granularity::Block { rows: 1, cols },
-                    None => Granularity::Channel,
-                };
-                scale_fits(granularity, n, k, &grid.shape).then_some(granularity)
-            }),
+            [n, k] => {
+                groups.iter().filter(|g| g.kind == "int" && g.bits == Some(4) && g.symmetric).find_map(|g| {
+                    let granularity = match g.group_size {
+                        Some(cols) => Granularity::Block { rows: 1, cols },
+                        None => Granularity::Channel,
+                    };
+                    scale_fits(granularity, n, k, &grid.shape).then_some(granularity)
+                })
+            }
             _ => None,
         };
         match found {

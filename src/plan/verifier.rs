@@ -130,14 +130,14 @@ fn verify_pairs(plan: &Plan) -> Result<(), Violation> {
             continue;
         };
         if kind != Part::Codes {
-            return Err(violation(&first.name, "a companion without codes before it"));
+            return Err(violation(&first.name, "scales without codes before them"));
         }
         let count = after.iter().take_while(|o| same_quantization(&first.expr, &o.expr)).count();
         let (parts, others) = after.split_at(count);
         let mut seen = vec![Part::Codes];
         for output in parts {
             if output.place.map(|p| p.shard) != first.place.map(|p| p.shard) {
-                return Err(violation(&output.name, "codes and scales lie in different shards"));
+                return Err(violation(&first.name, "codes and scales lie in different shards"));
             }
             let Some(kind) = part(output) else { continue };
             if seen.contains(&kind) {
