@@ -9,7 +9,7 @@ use super::careful::{Codes, code_text};
 use super::measure::{Measured, ScaleValues, Scales, WrongScale, target};
 use crate::checkpoint::{Encoding, Stored};
 use crate::dtype::Dtype;
-use crate::dtype::scheme::{Granularity, Rule};
+use crate::dtype::scheme::{Granularity, Rule, Scheme};
 use crate::kernel::reference;
 use crate::report::model::{Check, Level, TensorRow, Verdict};
 use std::collections::BTreeMap;
@@ -283,8 +283,13 @@ impl Judge<'_> {
 
     fn scales(&mut self, pair: &Pair, name: &str, rule: &str, m: &Measured) {
         let mut scales = m.scales.clone();
-        if let (Some((amax, found)), Expect::Rule(rule)) = (m.whole, &pair.expect) {
-            let expected = reference::scale(*rule, amax);
+        if let (Some((amax, found)), Expect::Rule(rule)) = (m.whole, &pair.expect)
+            && let Encoding::Codes { scheme, .. } =
+                &self.artifact.checkpoint.encodings[pair.artifact as usize]
+            && let Some(expected) =
+                reference::scale_of_magnitude(&Scheme { rule: *rule, ..*scheme }, 1.0, amax)
+        {
+            let expected = expected.stored;
             if expected.to_bits() != found.to_bits() {
                 scales = Scales {
                     wrong: 1,
