@@ -11,38 +11,115 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use support::binary::{convert_args, convert_with, silicast};
 use support::{inputs, oracle, tree};
 
-/// Targets with the schemes that are converted. Targets of one engine share code; each has at least its default here.
+/// What every fixture becomes: each engine once, and each way of storing a weight.
 const CELLS: &[(&str, &[&str])] = &[
-    ("ascend-910b", &["W8A8_DYNAMIC", "FLOAT"]),
-    ("ascend-910c", &["W8A8_DYNAMIC"]),
-    ("metax-c500", &["W8A8", "W8A8_CT", "BF16"]),
-    ("hygon-bw1000", &["W8A8"]),
-    ("hygon-k100ai", &["W8A8"]),
-    ("vllm", &["W8A8", "W8A8_CT", "FP8_DYNAMIC", "FP8_BLOCK", "FP8_BLOCK_UE8M0", "BF16"]),
+    ("ascend-910b", &["W4A8_DYNAMIC"]),
+    ("ascend-950", &["W4A8_MXFP"]),
+    ("metax-c500", &["W4A8"]),
+    ("hygon-bw1000", &["W4A8"]),
+    ("cambricon-mlu590", &["W4A8", "FP8_DYNAMIC"]),
+    ("mthreads-s5000", &["FP8_BLOCK"]),
+    ("enflame-s60", &["GPTQ"]),
+    ("sglang", &["W8A8_FP8"]),
+    ("vllm", &["W8A8_CT", "W4A16", "AWQ", "MXFP8", "NVFP4A16", "FP8_BLOCK_UE8M0", "BF16", "NATIVE"]),
 ];
 
-/// Folder name of an artifact in shards of at most [`SHARD_BYTES`].
-const SHARDED: &str = "sharded";
+/// What these fixtures become as well; with [`CELLS`] it is every target and scheme, but for targets that share a table
+/// with another one.
+const WIDE: &[&str] = &["llama-bf16", "deepseek-v3.2", "deepseek-v4", "qwen3-moe-ct-w4a16"];
+const WIDE_CELLS: &[(&str, &[&str])] = &[
+    ("ascend-910b", &["W8A8_DYNAMIC", "W8A16", "FLOAT"]),
+    ("ascend-310p", &["W8A8_DYNAMIC", "FLOAT"]),
+    ("ascend-950", &["W8A8_MXFP8", "W4A4_MXFP4", "W8A8FP8_DYNAMIC", "W8A8_DYNAMIC", "NATIVE", "FLOAT"]),
+    ("metax-c500", &["W8A8", "W8A8_CT", "W4A16", "GPTQ", "AWQ", "BF16"]),
+    ("metax-c600", &["FP8_BLOCK", "FP8_DYNAMIC"]),
+    ("hygon-k100ai", &["W8A8", "AWQ"]),
+    ("hygon-bw1000", &["W8A8", "W8A8_CT", "BF16"]),
+    ("hygon-bw1100", &["FP8_DYNAMIC", "W4A8"]),
+    ("cambricon-mlu590", &["W8A8", "GPTQ", "AWQ", "BF16"]),
+    ("mthreads-s5000", &["BF16"]),
+    ("mthreads-s4000", &["W8A8", "AWQ", "BF16"]),
+    ("kunlunxin-p800", &["W8A8", "W4A16", "GPTQ", "AWQ"]),
+    ("enflame-s60", &["AWQ", "BF16"]),
+    ("sglang", &["W8A8", "W8A8_INT8", "BLOCKWISE_INT8", "MXFP8", "FP8_BLOCK", "W4A16_ASYM", "NATIVE"]),
+    ("vllm", &["W8A8", "FP8_DYNAMIC", "FP8_BLOCK", "W4A16_CT", "W4A16_ASYM", "W8A16", "W4A8", "W4AFP8"]),
+    ("vllm", &["MXFP4", "GPTQ"]),
+    ("deepseek", &["NATIVE", "BF16", "FP8"]),
+    ("ascend-910c", &["W8A8_DYNAMIC"]),
+    ("metax-c550", &["W8A8"]),
+    ("metax-c588", &["W8A8"]),
+    ("cambricon-mlu370", &["W8A8"]),
+];
+
+/// What single fixtures become as well: (fixture, target, scheme).
+const EXTRA_CELLS: &[(&str, &str, &str)] = &[
+    ("deepseek-v3", "ascend-910b", "W8A8_DYNAMIC"),
+    ("deepseek-v3.1", "vllm", "FP8_BLOCK"),
+    ("deepseek-v3-e8m0", "vllm", "FP8_BLOCK"),
+    ("deepseek-v3-u8", "vllm", "FP8_BLOCK"),
+    ("qwen3-fp8", "vllm", "FP8_BLOCK"),
+    ("qwen3-fp8-f16scale", "vllm", "FP8_BLOCK"),
+    ("qwen2-bf16", "ascend-910b", "FLOAT"),
+    ("deepseek-v4-dspark", "ascend-910b", "FLOAT"),
+    ("deepseek-v4-dspark", "ascend-950", "NATIVE"),
+    ("deepseek-v4-fp8", "ascend-950", "NATIVE"),
+    ("deepseek-v41", "deepseek", "NATIVE"),
+    ("deepseek-v41", "deepseek", "FP8"),
+    ("deepseek-v41", "deepseek", "BF16"),
+    ("gpt-oss", "vllm", "MXFP4"),
+    ("gpt-oss", "vllm", "FP8_BLOCK"),
+    ("kimi-k2-thinking", "vllm", "GPTQ"),
+    ("kimi-k2-thinking", "vllm", "W4A16_ASYM"),
+    ("kimi-k3", "vllm", "MXFP4"),
+    ("minimax-m3-mxfp8", "sglang", "MXFP8"),
+    ("llama-gptq", "vllm", "GPTQ"),
+    ("llama-gptq", "cambricon-mlu590", "AWQ"),
+    ("llama-gptq-actorder", "vllm", "GPTQ"),
+    ("llama-awq", "vllm", "W4A16_ASYM"),
+    ("llama-awq", "cambricon-mlu590", "AWQ"),
+    ("llama-ct-w4a16-asym", "vllm", "W4A16_ASYM"),
+    ("llama-ct-w4a8", "vllm", "W4A8"),
+    ("llama-ct-w8a16", "vllm", "W8A16"),
+    ("llama-ct-mxfp4", "vllm", "MXFP4"),
+    ("llama-ct-mxfp4", "vllm", "FP8_BLOCK"),
+];
+
+/// Layouts with a file per rank, which must also join to the unsharded artifact: (fixture, target, scheme, ranks, whether
+/// experts are split among them).
+const PARTITIONED: &[(&str, &str, &str, &str, bool)] = &[
+    ("deepseek-v3.2", "deepseek", "BF16", "2", false),
+    ("deepseek-v4", "deepseek", "NATIVE", "2", false),
+    ("deepseek-v4", "deepseek", "FP8", "2", false),
+    ("deepseek-v41", "deepseek", "NATIVE", "2", false),
+    ("llama-bf16", "vllm", "BF16", "2", false),
+    ("llama-bf16", "vllm", "BF16", "4", false),
+    ("qwen3-moe-bf16", "vllm", "BF16", "2", false),
+    ("qwen3-moe-bf16", "vllm", "BF16", "2", true),
+];
+
+/// The cells of a fixture.
+fn cells(fixture: &str) -> Vec<(&'static str, &'static str)> {
+    let wide = if WIDE.contains(&fixture) { WIDE_CELLS } else { &[] };
+    let tables = CELLS.iter().chain(wide).flat_map(|(target, schemes)| schemes.iter().map(|s| (*target, *s)));
+    let extra = EXTRA_CELLS
+        .iter()
+        .filter(|(name, ..)| *name == fixture)
+        .map(|(_, target, scheme)| (*target, *scheme));
+    tables.chain(extra).collect()
+}
+
+/// Largest shard of the artifacts in several shards.
 const SHARD_BYTES: u64 = 250_000;
 
-/// Runs the oracle over `jobs` (source, artifact, target, scheme) and returns what it printed.
-fn compare(list: &Path, jobs: &[(PathBuf, PathBuf, &str, &str)]) -> Result<String, String> {
-    let lines: String = jobs
-        .iter()
-        .map(|(source, artifact, target, scheme)| {
-            let limit = if artifact.ends_with(SHARDED) { SHARD_BYTES } else { 4 << 30 };
-            let job = json!({
-                "source": source, "artifact": artifact, "target": target, "scheme": scheme, "shard_limit": limit,
-            });
-            format!("{job}\n")
-        })
-        .collect();
+/// Runs the oracle over `jobs`, one JSON object each, and returns what it printed.
+fn compare(list: &Path, jobs: &[Value]) -> Result<String, String> {
+    let lines: String = jobs.iter().map(|job| format!("{job}\n")).collect();
     fs::write(list, lines).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/oracle/convert.py");
     let output = Command::new(oracle::python())
@@ -94,37 +171,64 @@ fn open_officially(out: &Path, plan: &Value) {
 fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
     let source = inputs::fixture(root, fixture);
     let mut jobs = Vec::new();
-    for (target, schemes) in CELLS {
-        for scheme in *schemes {
-            let out = root.join(format!("{fixture}-{target}-{scheme}"));
-            let plan = silicast([
-                "plan".as_ref(),
-                source.as_os_str(),
-                "--json".as_ref(),
-                "--target".as_ref(),
-                target.as_ref(),
-                "--scheme".as_ref(),
-                OsStr::new(scheme),
-            ]);
-            let ran = silicast(convert_args(&source, &out, target, scheme));
-            if ran.code != Some(0) || plan.code != Some(0) {
-                return vec![format!("{fixture} {target} {scheme}: exit {:?}\n{}", ran.code, ran.stderr)];
+    let mut outs = Vec::new();
+    for (target, scheme) in cells(fixture) {
+        let out = root.join(format!("{fixture}-{target}-{scheme}"));
+        let plan = silicast([
+            "plan".as_ref(),
+            source.as_os_str(),
+            "--json".as_ref(),
+            "--target".as_ref(),
+            target.as_ref(),
+            "--scheme".as_ref(),
+            OsStr::new(scheme),
+        ]);
+        let ran = silicast(convert_args(&source, &out, target, scheme));
+        let mut job = json!({ "source": source, "target": target, "scheme": scheme });
+        match (ran.code, plan.code) {
+            (Some(0), Some(0)) => {
+                open_officially(&out, &plan.json());
+                job["artifact"] = json!(out);
+                outs.push(out);
             }
-            open_officially(&out, &plan.json());
-            jobs.push((source.clone(), out, *target, *scheme));
+            // The oracle must refuse it too.
+            (Some(3), Some(3)) => job["refused"] = json!(3),
+            _ => return vec![format!("{fixture} {target} {scheme}: exit {:?}\n{}", ran.code, ran.stderr)],
         }
+        jobs.push(job);
     }
     for (target, scheme) in [("ascend-910b", "W8A8_DYNAMIC"), ("vllm", "FP8_BLOCK")] {
-        let out = root.join(format!("{fixture}-{target}")).join(SHARDED);
-        fs::create_dir(out.parent().unwrap()).unwrap();
+        let out = root.join(format!("{fixture}-{target}-sharded"));
         silicast(convert_with(&source, &out, target, scheme, &["--shard-size", &SHARD_BYTES.to_string()]))
             .expect(0);
         let shards = tree::names(&out).iter().filter(|n| n.ends_with(".safetensors")).count();
         assert!(shards > 3, "{fixture} has {shards} shards");
-        jobs.push((source.clone(), out, target, scheme));
+        jobs.push(json!({
+            "source": source, "artifact": out, "target": target, "scheme": scheme, "shard_limit": SHARD_BYTES,
+        }));
+        outs.push(out);
+    }
+    for (_, target, scheme, ranks, experts) in PARTITIONED.iter().filter(|(name, ..)| *name == fixture) {
+        let whole = root.join(format!("{fixture}-{target}-{scheme}-whole"));
+        silicast(convert_args(&source, &whole, target, scheme)).expect(0);
+        let out = root.join(format!("{fixture}-{target}-{scheme}-{ranks}-{experts}"));
+        let ep = if *experts { ranks } else { "1" };
+        silicast(convert_with(&source, &out, target, scheme, &["--tp", ranks, "--ep", ep])).expect(0);
+        let number = |text: &str| text.parse::<u64>().unwrap();
+        jobs.push(json!({
+            "source": source, "artifact": out, "target": target, "scheme": scheme, "tp": number(ranks),
+            "ep": number(ep), "whole": whole,
+        }));
+        let compared = compare(&root.join(format!("{fixture}.jobs")), &jobs[jobs.len() - 1..]);
+        fs::remove_dir_all(&out).unwrap();
+        fs::remove_dir_all(&whole).unwrap();
+        jobs.pop();
+        if let Err(printed) = compared {
+            return vec![printed];
+        }
     }
     let compared = compare(&root.join(format!("{fixture}.jobs")), &jobs);
-    for (_, out, ..) in &jobs {
+    for out in &outs {
         fs::remove_dir_all(out).unwrap();
     }
     match compared {
@@ -140,8 +244,13 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
 #[test]
 fn every_fixture_target_and_scheme_equals_the_oracle() {
     oracle::python();
+    let names = xtask::fixtures::names();
+    let tables = EXTRA_CELLS.iter().map(|(name, ..)| name).chain(PARTITIONED.iter().map(|(name, ..)| name));
+    for name in WIDE.iter().chain(tables) {
+        assert!(names.contains(name), "no fixture is called {name}");
+    }
     let root = tempfile::tempdir().unwrap();
-    let queue = Mutex::new(xtask::fixtures::names().iter());
+    let queue = Mutex::new(names.iter());
     let differences = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
     std::thread::scope(|scope| {
@@ -166,7 +275,7 @@ fn the_oracle_finds_single_changed_bits() {
     let source = inputs::fixture(root.path(), "llama-bf16");
     let out = root.path().join("out");
     silicast(convert_args(&source, &out, "vllm", "W8A8")).expect(0);
-    let job = [(source, out.clone(), "vllm", "W8A8")];
+    let job = [json!({ "source": source, "artifact": out, "target": "vllm", "scheme": "W8A8" })];
     let list = root.path().join("jobs");
     compare(&list, &job).unwrap();
     let shard = out.join("model.safetensors");
