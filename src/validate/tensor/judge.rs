@@ -284,7 +284,7 @@ impl Judge<'_> {
     fn scales(&mut self, pair: &Pair, name: &str, rule: &str, m: &Measured) {
         let mut scales = m.scales.clone();
         if let (Some((amax, found)), Expect::Rule(rule)) = (m.whole, &pair.expect)
-            && let Encoding::Codes { scheme, .. } =
+            && let Encoding::Codes(Stored { scheme, .. }) =
                 &self.artifact.checkpoint.encodings[pair.artifact as usize]
             && let Some(expected) =
                 reference::scale_of_magnitude(&Scheme { rule: *rule, ..*scheme }, 1.0, amax)
