@@ -179,7 +179,7 @@ impl<'a> Decider<'a> {
             let text = if stored.is_some() { "decoded to BF16" } else { "float already" };
             return Err(text.into());
         };
-        let float = cx.engine.float_reason(cx.preset, role).filter(|_| !keeps_fp8);
+        let float = cx.engine.float_reason(cx.preset, role, cx.checkpoint.family.has_native_names()).filter(|_| !keeps_fp8);
         if let Some(reason) = float {
             return Err(reason.into());
         }

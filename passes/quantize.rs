@@ -54,7 +54,10 @@ impl Pass for Quantize {
         plan.outputs.reserve(outputs.len() * 2);
         for output in outputs {
             let Some(scheme) = output.scheme else {
-                plan.outputs.push(to_float(output, cx, &mut outcome));
+                match as_stored(&output, plan, cx) {
+                    Some(kept) => plan.outputs.extend(kept),
+                    None => plan.outputs.push(to_float(output, cx, &mut outcome)),
+                }
                 continue;
             };
             outcome.rewrites += 1;
@@ -86,6 +89,23 @@ fn fused_values(outputs: &[Output], cx: &Context<'_>) -> BTreeMap<String, Vec<Ex
 
 fn fused_key(output: &Output, cx: &Context<'_>) -> Option<String> {
     fused_group(&cx.checkpoint.family.role(&output.name, &output.ty.shape), &output.name).map(|g| g.key)
+}
+
+/// The source's own tensors of a weight that the engine reads as it is stored, whatever becomes of the others.
+fn as_stored(output: &Output, plan: &Plan, cx: &Context<'_>) -> Option<Vec<Output>> {
+    let Expr::Dequantize(stored) = &output.expr else { return None };
+    let role = cx.checkpoint.family.role(&output.name, &output.ty.shape);
+    let reason: Arc<str> = cx.engine.keeps_stored(cx.preset, &role, cx.checkpoint)?.into();
+    let kept = stored.tensors().map(|id| Output {
+        name: plan.inputs[id as usize].name.clone(),
+        ty: plan.input_ty(id),
+        expr: Expr::Load(id),
+        fate: Fate::Kept,
+        exactness: Exactness::Bitwise,
+        reason: reason.clone(),
+        ..output.clone()
+    });
+    Some(kept.collect())
 }
 
 /// A decoded weight that stays float is stored in the float format of the chip; so is every BF16 tensor of a chip that

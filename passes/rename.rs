@@ -2,7 +2,8 @@
 //!
 //! # What it does
 //! The passes before it call codes `weight`, scales `weight_scale` and zero points `weight_zero_point`; engines that want
-//! `weight_scale_inv`, `weight_packed`, `qweight` or `scales` get that.
+//! `weight_scale_inv`, `weight_packed`, `qweight` or `scales` get that. A tensor that a loader wants under a second name too
+//! (embedding and head of a draft model) is written twice.
 //!
 //! # Why a chip needs it
 //! vLLM and vllm-ascend skip a scale whose name they do not know and leave the parameter uninitialised, without a word.
@@ -14,10 +15,11 @@
 //! Companions exist, under the names that `quantize` gives.
 
 use super::{Context, Outcome, Pass, PassSpec};
-use crate::error::Result;
 use crate::dtype::scheme::Scheme;
-use crate::plan::{Exactness, Plan};
+use crate::error::Result;
+use crate::plan::{Exactness, Output, Plan};
 use crate::targets::engine::Names;
+use std::sync::Arc;
 
 /// The pass.
 pub struct Rename;
@@ -57,6 +59,15 @@ impl Pass for Rename {
             };
             if wanted != param {
                 output.name = format!("{module}.{wanted}").into();
+                outcome.rewrites += 1;
+            }
+        }
+        let present = |plan: &Plan, name: &str| plan.outputs.iter().position(|o| o.name.as_ref() == name);
+        let copies = if cx.preset.native { &[] } else { cx.engine.copies(cx.checkpoint) };
+        for (origin, name) in copies {
+            if let (Some(at), None) = (present(plan, origin), present(plan, name)) {
+                let copy = Output { name: Arc::from(*name), ..plan.outputs[at].clone() };
+                plan.outputs.push(copy);
                 outcome.rewrites += 1;
             }
         }

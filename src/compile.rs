@@ -44,8 +44,8 @@ fn scale_rule(name: &str, preset: &Preset) -> Result<Rule> {
 /// Compiles the conversion of `checkpoint` for the target called `target`.
 pub fn compile(checkpoint: &Checkpoint, target: &str, recipe: Recipe) -> Result<Compiled> {
     let target = Target::find(target)?;
-    let preset = target.preset(recipe.scheme.as_deref())?;
-    let engine = target.engine()?;
+    let preset = target.preset_for(recipe.scheme.as_deref(), checkpoint)?;
+    let engine = target.engine_for(recipe.engine.as_deref())?;
     let recipe = ResolvedRecipe {
         target: target.id.clone(),
         engine: engine.name().to_owned(),

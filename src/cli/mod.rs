@@ -258,6 +258,9 @@ struct ConvertArgs {
     /// Scheme of the target; its first one by default
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
+    /// Engine of the target; its first one by default
+    #[arg(long, value_name = "NAME")]
+    engine: Option<String>,
     /// Recipe file (TOML); flags add to it
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
@@ -374,6 +377,7 @@ impl ConvertArgs {
         };
         Ok(file.overlaid(Recipe {
             scheme: self.scheme.clone(),
+            engine: self.engine.clone(),
             include: self.include.clone(),
             ignore: self.ignore.clone(),
             nan: self.nan.map(|n| match n {

@@ -25,6 +25,8 @@ pub enum NanPolicy {
 pub struct Recipe {
     /// Scheme name of the target.
     pub scheme: Option<String>,
+    /// Engine name, one of the target's.
+    pub engine: Option<String>,
     /// Quantize only modules or tensors that match.
     #[serde(default)]
     pub include: Vec<String>,
@@ -47,7 +49,7 @@ impl Recipe {
         toml::from_str(text).map_err(|e: toml::de::Error| {
             Error::usage("recipe-invalid", "the recipe is not valid")
                 .file(file)
-                .expected("TOML with the keys scheme, include, ignore, nan, allow-code-files, shard-bytes, scale-rule")
+                .expected("TOML with the keys scheme, engine, include, ignore, nan, allow-code-files, shard-bytes, scale-rule")
                 .found(e.message())
                 .fix("correct the key or value named above")
         })
@@ -56,6 +58,7 @@ impl Recipe {
     /// This recipe with `over`'s settings on top: single values replace, patterns add up.
     pub fn overlaid(mut self, over: Recipe) -> Recipe {
         self.scheme = over.scheme.or(self.scheme);
+        self.engine = over.engine.or(self.engine);
         self.include.extend(over.include);
         self.ignore.extend(over.ignore);
         self.nan = over.nan.or(self.nan);
