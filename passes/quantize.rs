@@ -189,7 +189,9 @@ impl Weight<'_> {
             add("weight_global_scale", global)?;
         }
         let role = self.cx.checkpoint.family.role(&self.output.name, &self.output.ty.shape);
-        let companions = self.cx.engine.companions(self.cx.preset, &role, scheme, [n, k], has_zeros);
+        let mut companions = self.cx.engine.companions(self.cx.preset, &role, scheme, [n, k], has_zeros);
+        // What the quantizer makes stands together.
+        companions.sort_by_key(|c| matches!(c.content, Content::Constant(..)));
         for Companion { suffix, content } in companions {
             let expr = match content {
                 Content::Constant(ty, constant) => Expr::Constant { ty, constant },
