@@ -255,6 +255,68 @@ fn every_name_of_the_shipped_families() {
     }
 }
 
+/// What a name says by itself, by the last of its numbers behind `layers`, `mtp` and `experts`.
+fn spelled(name: &str) -> (Option<u32>, Option<u32>, bool, bool) {
+    let parts: Vec<&str> = name.split('.').collect();
+    let number =
+        |of: &str| parts.windows(2).rev().find(|w| w[0] == of).and_then(|w| w[1].parse::<u32>().ok());
+    (
+        number("layers").or_else(|| number("mtp")),
+        number("experts"),
+        parts[0] == "mtp",
+        name.contains("shared_expert"),
+    )
+}
+
+/// No tensor of a fixture is of an unknown kind, and each is where its name says.
+fn check_model(model: &str, config: serde_json::Value, names: impl Iterator<Item = (String, Vec<u64>)>) {
+    let family = Family::detect(&Config::from_value(config).unwrap());
+    assert_ne!(family.id, "unknown", "{model}");
+    for (name, shape) in names {
+        let role = family.role(&name, &shape);
+        assert_ne!(role.kind, Kind::Other, "{model} {name}");
+        assert!(role.label().is_some(), "{model} {name}");
+        if role.kind == Kind::Multimodal {
+            continue;
+        }
+        let (layer, expert, mtp, shared) = spelled(&name);
+        assert_eq!((role.layer, role.expert), (layer, expert), "{model} {name}");
+        let beyond = layer.is_some_and(|l| family.layers.is_some_and(|main| u64::from(l) >= main));
+        assert_eq!(role.mtp, mtp || family.has_mtp_layers() && beyond, "{model} {name}");
+        let fused = matches!(role.kind, Kind::ExpertsGateUp | Kind::ExpertsDown);
+        let scope = match (expert.is_some() || fused, shared) {
+            (true, _) => Scope::Expert,
+            (_, true) => Scope::Shared,
+            _ => Scope::Dense,
+        };
+        assert_eq!(role.scope, scope, "{model} {name}");
+        // A parameter that decides nothing by its name is one of the few that have none of a module.
+        let own =
+            ["ape", "A_log", "dt_bias", "attn_sink", "sinks", "tid2eid", "q_weight", "k_weight", "inv_freq"];
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let known = own.contains(&last) || last.starts_with("hc_");
+        assert_eq!(role.part == Part::Other, known, "{model} {name}: {:?}", role.part);
+    }
+}
+
+#[test]
+fn every_tensor_of_every_fixture_has_a_role() {
+    // An invented architecture, whose names are to be unknown.
+    for model in xtask::fixtures::all_names().filter(|name| *name != "unknown-bf16") {
+        let (config, infos) = xtask::fixtures::describe(model).unwrap();
+        check_model(model, config, infos.into_iter().map(|info| (info.name, info.shape)));
+    }
+}
+
+#[test]
+fn every_tensor_of_every_giant_has_a_role() {
+    for model in xtask::fixtures::giant_names() {
+        let config = xtask::giants::manifest(model).unwrap()["config"].clone();
+        let infos = xtask::giants::giant_tensors(model).unwrap();
+        check_model(model, config, infos.into_iter().map(|info| (info.name, info.shape)));
+    }
+}
+
 #[test]
 fn wrappers_of_a_language_model() {
     let detect = |config| Family::detect(&Config::from_value(config).unwrap()).id;
