@@ -81,6 +81,7 @@ pub(super) fn cast_with(x: &Tensor, to: Element, rounding: Rounding) -> Result<T
 
 fn from_floats(v: &[f32], to: Element, rounding: Rounding) -> Data {
     match to {
+        Element::F32 => Data::F32(v.to_vec()),
         Element::F64 => Data::F64(v.iter().map(|x| f64::from(*x)).collect()),
         Element::F16 => Data::F16(v.iter().map(|x| codec::f16_from_f32(*x)).collect()),
         Element::BF16 => Data::BF16(v.iter().map(|x| codec::bf16_from_f32(*x)).collect()),

@@ -4,17 +4,24 @@
 //! in FLOAT, with sums in a stated order; FLOAT16 and BFLOAT16 ones widen to FLOAT and round the result once, unless an
 //! operator says otherwise. Every sum has one order whatever the number of threads.
 
+mod attention;
 mod binary;
 mod call;
 mod cast;
+mod contrib;
+mod control;
 mod conv;
+mod detect;
 mod einsum;
 mod graph;
 mod index;
 mod matmul;
+mod norm;
 mod pool;
 mod quantize;
+mod recurrent;
 mod reduce;
+mod resize;
 mod scatter;
 mod shape;
 mod sort;

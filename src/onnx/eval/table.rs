@@ -71,6 +71,13 @@ const FAMILIES: &[&[Operator]] = &[
     super::einsum::OPERATORS,
     super::conv::OPERATORS,
     super::pool::OPERATORS,
+    super::norm::OPERATORS,
+    super::resize::OPERATORS,
+    super::recurrent::OPERATORS,
+    super::attention::OPERATORS,
+    super::control::OPERATORS,
+    super::detect::OPERATORS,
+    super::contrib::OPERATORS,
 ];
 
 /// Every operator, family by family.
