@@ -49,7 +49,8 @@ pub(super) fn run(path: &Path, inputs: Option<&Path>, out: &Path, ui: &Ui) -> Re
     for (name, value) in session.run(values)? {
         flatten(name, value, &mut arrays);
     }
-    let bytes = npz::write(arrays.iter().map(|(name, tensor)| (name.as_str(), tensor))).map_err(|e| e.file(out.display()))?;
+    let bytes = npz::write(arrays.iter().map(|(name, tensor)| (name.as_str(), tensor)))
+        .map_err(|e| e.file(out.display()))?;
     write(out, &bytes)?;
     let nodes = model.graph().node.len();
     if ui.json() {
@@ -88,7 +89,9 @@ fn flatten(name: String, value: Value, arrays: &mut Vec<(String, Tensor)>) {
 /// The folder and the name of a file.
 fn split(path: &Path) -> Result<(&Path, &str)> {
     let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
-        Error::usage("npz-path", "the path has no file name").file(path.display()).expected("a path to a .npz file")
+        Error::usage("npz-path", "the path has no file name")
+            .file(path.display())
+            .expected("a path to a .npz file")
     })?;
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => Ok((parent, name)),
@@ -127,9 +130,12 @@ fn checked(
                 .fix("add it to the file of --inputs"));
         };
         let Some((element, dims)) = declared(info) else {
-            return Err(Error::unsupported("run-input-kind", "an input is no tensor, which a .npz file cannot hold")
-                .tensor(&info.name)
-                .fix("evaluate a model whose inputs are tensors"));
+            return Err(Error::unsupported(
+                "run-input-kind",
+                "an input is no tensor, which a .npz file cannot hold",
+            )
+            .tensor(&info.name)
+            .fix("evaluate a model whose inputs are tensors"));
         };
         let tensor = match element {
             Some(element) => typed(tensor, element).map_err(|e| e.tensor(&info.name))?,
@@ -139,7 +145,8 @@ fn checked(
             let fits = dims.len() == tensor.rank()
                 && dims.iter().zip(&tensor.shape).all(|(d, n)| d.is_none_or(|d| d == *n as i64));
             if !fits {
-                let text: Vec<String> = dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
+                let text: Vec<String> =
+                    dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())).collect();
                 return Err(Error::input("run-input-shape", "an input has the wrong shape")
                     .tensor(&info.name)
                     .expected(format!("[{}]", text.join(", ")))

@@ -12,11 +12,8 @@ use super::unary::{mapped, sigmoid};
 use crate::error::Result;
 use crate::onnx::element::Element;
 
-pub(super) const OPERATORS: &[Operator] = &[
-    native("Attention", 23, attention),
-    wide("RotaryEmbedding", 23, rotary),
-    wide("SwiGLU", 27, swiglu),
-];
+pub(super) const OPERATORS: &[Operator] =
+    &[native("Attention", 23, attention), wide("RotaryEmbedding", 23, rotary), wide("SwiGLU", 27, swiglu)];
 
 /// The type that halves are rounded to after every step, as the function body of the operator does.
 pub(super) struct Steps(Element);
@@ -33,7 +30,9 @@ impl Steps {
 
     pub(super) fn round(&self, t: &Tensor) -> Result<Tensor> {
         match self.0 {
-            Element::F16 | Element::BF16 => narrow(t, self.0)?.to_f32s().and_then(|v| Tensor::new(t.shape.clone(), Data::F32(v))),
+            Element::F16 | Element::BF16 => {
+                narrow(t, self.0)?.to_f32s().and_then(|v| Tensor::new(t.shape.clone(), Data::F32(v)))
+            }
             _ => Ok(t.clone()),
         }
     }
@@ -48,7 +47,10 @@ pub(super) fn heads(t: &Tensor, heads: i64) -> Result<Tensor> {
     if t.rank() == 4 {
         return Ok(t.clone());
     }
-    let n = usize::try_from(heads).ok().filter(|n| *n > 0).ok_or_else(|| bad("the number of heads is missing"))?;
+    let n = usize::try_from(heads)
+        .ok()
+        .filter(|n| *n > 0)
+        .ok_or_else(|| bad("the number of heads is missing"))?;
     let [b, s, width] = t.shape[..] else {
         return Err(bad("attention takes tensors of 3 or 4 dimensions").found(format!("{:?}", t.shape)));
     };
@@ -82,8 +84,10 @@ fn attention(call: &Call<'_>) -> Outcome {
         }
     };
     let (k, v) = (join(past, k)?, join(call.optional(5)?, v)?);
-    let fits = q.rank() == 4 && k.rank() == 4 && v.rank() == 4 && k.shape[..3] == v.shape[..3] && k.shape[1] > 0;
-    if !fits || q.shape[0] != k.shape[0] || q.shape[3] != k.shape[3] || !q.shape[1].is_multiple_of(k.shape[1]) {
+    let fits =
+        q.rank() == 4 && k.rank() == 4 && v.rank() == 4 && k.shape[..3] == v.shape[..3] && k.shape[1] > 0;
+    if !fits || q.shape[0] != k.shape[0] || q.shape[3] != k.shape[3] || !q.shape[1].is_multiple_of(k.shape[1])
+    {
         return Err(bad("queries, keys and values do not fit")
             .found(format!("{:?}, {:?}, {:?}", q.shape, k.shape, v.shape)));
     }
@@ -129,9 +133,8 @@ fn attention(call: &Call<'_>) -> Outcome {
         if biases[range.clone()].iter().all(|b| *b == f64::NEG_INFINITY) {
             continue;
         }
-        let most = values[range.clone()].iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = values[range.clone()].iter().map(|x| (x - most).exp()).sum();
-        range.for_each(|i| p[i] = if sum == 0.0 { 0.0 } else { (values[i] - most).exp() / sum });
+        p[range.clone()].copy_from_slice(&values[range.clone()]);
+        super::norm::softmax_row(&mut p[range], precision.unwrap_or(element));
     }
     let p = steps.open(&inner.close(&Tensor::new(biased.shape.clone(), Data::F64(p))?)?)?;
     let p = steps.round(&p)?;
@@ -164,7 +167,9 @@ fn bias(
         let mut wide = Tensor::new(mask.shape.clone(), Data::F64(values))?;
         let last = wide.rank().checked_sub(1).ok_or_else(|| bad("the mask is a scalar"))?;
         // Keys that the mask does not reach are not seen.
-        if let Some(missing @ 1..) = total.checked_sub(wide.shape[last]).filter(|_| wide.shape[last] != 1 || total == 1) {
+        if let Some(missing @ 1..) =
+            total.checked_sub(wide.shape[last]).filter(|_| wide.shape[last] != 1 || total == 1)
+        {
             let mut shape = wide.shape.clone();
             shape[last] = missing;
             let fill = Tensor::new([1], Data::F64(vec![minus]))?.broadcast_to(&shape)?;
@@ -199,7 +204,9 @@ fn bias(
 
 fn rotary(call: &Call<'_>) -> Outcome {
     let x0 = call.tensor(0)?;
-    let x = if x0.rank() == 4 { x0.transposed(&[0, 2, 1, 3])? } else {
+    let x = if x0.rank() == 4 {
+        x0.transposed(&[0, 2, 1, 3])?
+    } else {
         let [b, s, width] = x0.shape[..] else { return Err(bad("the input must have 3 or 4 dimensions")) };
         let n = usize::try_from(call.int("num_heads", 0)).ok().filter(|n| *n > 0 && width % n == 0);
         let n = n.ok_or_else(|| bad("num_heads must divide the width").found(call.int("num_heads", 0)))?;
@@ -219,7 +226,9 @@ fn rotary(call: &Call<'_>) -> Outcome {
             None => t.clone(),
         };
         if t.rank() != 3 || t.shape[1] != s || t.shape[2] != half || (t.shape[0] != b && t.shape[0] != 1) {
-            return Err(bad("a cache does not fit").expected(format!("{:?}", [b, s, half])).found(format!("{:?}", t.shape)));
+            return Err(bad("a cache does not fit")
+                .expected(format!("{:?}", [b, s, half]))
+                .found(format!("{:?}", t.shape)));
         }
         t.broadcast_to(&[b, s, half])?.to_f64s()
     };

@@ -350,7 +350,10 @@ fn shift(call: &Call<'_>) -> Outcome {
                 $((Data::$variant(x), Data::$variant(y)) => {
                     let (shape, v) = zip((&a.shape, x), (&b.shape, y), |x, y| {
                         let by = u32::try_from(*y).unwrap_or(u32::MAX);
-                        if left { x.checked_shl(by) } else { x.checked_shr(by) }.unwrap_or(0)
+                        // Bits shifted in from the left are the sign's, also beyond the width.
+                        #[allow(unused_comparisons, reason = "half of the types have no sign")]
+                        let fill = if *x < 0 { !0 } else { 0 };
+                        if left { x.checked_shl(by).unwrap_or(0) } else { x.checked_shr(by).unwrap_or(fill) }
                     })?;
                     one(Tensor::new(shape, Data::$variant(v))?)
                 })*
@@ -358,7 +361,7 @@ fn shift(call: &Call<'_>) -> Outcome {
             }
         };
     }
-    arms!(U8 U16 U32 U64)
+    arms!(I8 I16 I32 I64 U8 U16 U32 U64)
 }
 
 /// Elements of `a` where the flag is set, else of `b`, broadcast.

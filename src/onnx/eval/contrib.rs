@@ -52,7 +52,10 @@ fn matmul_nbits(call: &Call<'_>) -> Outcome {
             .found(format!("{bits} bits in blocks of {block}")));
     }
     if call.optional(4)?.is_some_and(|g| !g.is_empty()) {
-        return Err(Error::unsupported("onnx-g-idx", "MatMulNBits with g_idx is deprecated, and is not evaluated"));
+        return Err(Error::unsupported(
+            "onnx-g-idx",
+            "MatMulNBits with g_idx is deprecated, and is not evaluated",
+        ));
     }
     let blocks = k.div_ceil(block);
     let blob = block * bits as usize / 8;
@@ -95,7 +98,10 @@ fn matmul_nbits(call: &Call<'_>) -> Outcome {
 
 fn fused_matmul(call: &Call<'_>) -> Outcome {
     if call.flag("transBatchA", false) || call.flag("transBatchB", false) {
-        return Err(Error::unsupported("onnx-operator", "FusedMatMul with transposed batches is not evaluated"));
+        return Err(Error::unsupported(
+            "onnx-operator",
+            "FusedMatMul with transposed batches is not evaluated",
+        ));
     }
     let turned = |i: usize, name: &str| -> Result<Tensor> {
         let t = call.tensor(i)?;

@@ -10,7 +10,9 @@ pub(super) const OPERATORS: &[Operator] = &[
     native("If", 1, branch),
     native("Loop", 1, iterate),
     native("Scan", 8, scan),
-    native("SequenceConstruct", 11, |c| Ok(vec![Value::Sequence(c.inputs.iter().flatten().cloned().collect())])),
+    native("SequenceConstruct", 11, |c| {
+        Ok(vec![Value::Sequence(c.inputs.iter().flatten().cloned().collect())])
+    }),
     native("SequenceEmpty", 11, |_| Ok(vec![Value::Sequence(Vec::new())])),
     native("SequenceAt", 11, |c| {
         let items = c.sequence(0)?;
@@ -215,7 +217,8 @@ fn scan_batches(call: &Call<'_>, inputs: usize, tensors: &[Tensor]) -> Outcome {
         if scanned.iter().any(|t| t.shape[0] != steps) {
             return Err(bad("scan inputs have different lengths"));
         }
-        let (state, collected) = scan_steps(call, body, state.to_vec(), scanned, &vec![0; inputs], &turn, steps)?;
+        let (state, collected) =
+            scan_steps(call, body, state.to_vec(), scanned, &vec![0; inputs], &turn, steps)?;
         let lists = collected.iter().map(|list| stack(list, 0, false)).collect::<Result<Vec<_>>>()?;
         columns.iter_mut().zip(state.into_iter().chain(lists)).for_each(|(column, t)| column.push(t));
     }

@@ -36,7 +36,9 @@ fn non_max_suppression(call: &Call<'_>) -> Outcome {
             .found(format!("{:?} and {:?}", boxes.shape, scores.shape)));
     };
     if (batch, n) != (batch2, n2) {
-        return Err(bad("boxes and scores do not fit").found(format!("{:?} and {:?}", boxes.shape, scores.shape)));
+        return Err(
+            bad("boxes and scores do not fit").found(format!("{:?} and {:?}", boxes.shape, scores.shape))
+        );
     }
     let most = call.optional(2)?.map(Tensor::to_i64).transpose()?.unwrap_or(0).max(0) as usize;
     let limit = call.optional(3)?.map(Tensor::to_f64).transpose()?.unwrap_or(0.0);
@@ -108,7 +110,12 @@ impl Sampler {
                 let a = -0.75;
                 let far = |d: f64| ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a;
                 let near = |d: f64| ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0;
-                vec![(floor - 1.0, far(t + 1.0)), (floor, near(t)), (floor + 1.0, near(1.0 - t)), (floor + 2.0, far(2.0 - t))]
+                vec![
+                    (floor - 1.0, far(t + 1.0)),
+                    (floor, near(t)),
+                    (floor + 1.0, near(1.0 - t)),
+                    (floor + 2.0, far(2.0 - t)),
+                ]
             }
             _ => {
                 let floor = x.floor();
@@ -169,7 +176,8 @@ fn grid_sample(call: &Call<'_>) -> Outcome {
             }
             for c in 0..channels {
                 let plane = &values[(b * channels + c) * area..][..area];
-                out[(b * channels + c) * outputs + o] = taps.iter().filter_map(|(at, w)| at.map(|at| plane[at] * w)).sum();
+                out[(b * channels + c) * outputs + o] =
+                    taps.iter().filter_map(|(at, w)| at.map(|at| plane[at] * w)).sum();
             }
         }
     }

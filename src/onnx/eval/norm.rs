@@ -24,7 +24,7 @@ pub(super) const OPERATORS: &[Operator] = &[
     wide("LpNormalization", 1, lp),
     wide("LRN", 1, lrn),
     wide("MeanVarianceNormalization", 9, mean_variance),
-    wide("Softmax", 1, |c| softmax_by(c, Form::Plain)),
+    native("Softmax", 1, |c| softmax_by(c, Form::Plain)),
     wide("LogSoftmax", 1, |c| softmax_by(c, Form::Log)),
     wide("Hardmax", 1, |c| softmax_by(c, Form::Hard)),
     native("Dropout", 1, dropout),
@@ -220,6 +220,29 @@ pub(super) enum Form {
     Hard,
 }
 
+/// Rounding to the numbers of a type, as arithmetic in that type does after every operation.
+pub(super) fn rounding(element: Element) -> fn(f64) -> f64 {
+    use crate::dtype::codec;
+    match element {
+        Element::F16 => |x| codec::f32_from_f16(codec::f16_from_f32(x as f32)).into(),
+        Element::BF16 => |x| codec::f32_from_bf16(codec::bf16_from_f32(x as f32)).into(),
+        _ => |x| x,
+    }
+}
+
+/// The softmax of one row, in the arithmetic of a type: halves are rounded after every step, as the reference does;
+/// sums of FLOAT16 are kept in FLOAT, those of BFLOAT16 are not.
+pub(super) fn softmax_row(row: &mut [f64], element: Element) {
+    let round = rounding(element);
+    let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    row.iter_mut().for_each(|v| *v = round(round(*v - most).exp()));
+    let sum = match element {
+        Element::BF16 => row.iter().fold(0.0, |sum, v| round(sum + v)),
+        _ => round(row.iter().sum()),
+    };
+    row.iter_mut().for_each(|v| *v = round(*v / sum));
+}
+
 /// A softmax over one axis. The maximum is taken off first; sums are kept in DOUBLE.
 pub(super) fn softmax(x: &Tensor, at: usize, form: Form) -> Result<Tensor> {
     let values = x.to_f64s()?;
@@ -227,24 +250,27 @@ pub(super) fn softmax(x: &Tensor, at: usize, form: Form) -> Result<Tensor> {
     let inner: usize = x.shape[at + 1..].iter().product();
     let outer: usize = x.shape[..at].iter().product();
     let mut out = vec![0.0; values.len()];
+    let mut row = vec![0.0; n];
     for o in 0..outer {
         for i in 0..inner {
             let place = |k: usize| (o * n + k) * inner + i;
-            let most = (0..n).map(|k| values[place(k)]).fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = (0..n).map(|k| (values[place(k)] - most).exp()).sum();
-            let mut first = true;
-            for k in 0..n {
-                let v = values[place(k)];
-                out[place(k)] = match form {
-                    Form::Plain => (v - most).exp() / sum,
-                    Form::Log => v - most - sum.ln(),
-                    Form::Hard if v == most && first => {
-                        first = false;
-                        1.0
-                    }
-                    Form::Hard => 0.0,
-                };
+            row.iter_mut().enumerate().for_each(|(k, v)| *v = values[place(k)]);
+            match form {
+                Form::Plain => softmax_row(&mut row, x.element()),
+                Form::Log => {
+                    let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let sum: f64 = row.iter().map(|v| (v - most).exp()).sum();
+                    row.iter_mut().for_each(|v| *v = *v - most - sum.ln());
+                }
+                Form::Hard => {
+                    let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let first = row.iter().position(|v| *v == most);
+                    row.iter_mut()
+                        .enumerate()
+                        .for_each(|(k, v)| *v = if Some(k) == first { 1.0 } else { 0.0 });
+                }
             }
+            row.iter().enumerate().for_each(|(k, v)| out[place(k)] = *v);
         }
     }
     cast(&Tensor::new(x.shape.clone(), Data::F64(out))?, x.element())
@@ -264,15 +290,19 @@ fn softmax_by(call: &Call<'_>, form: Form) -> Outcome {
 
 fn dropout(call: &Call<'_>) -> Outcome {
     let x = call.tensor(0)?;
-    let training = call.opset >= 12 && call.optional(2)?.is_some_and(|t| t.bools().is_ok_and(|b| b.first() == Some(&true)));
+    let training = call.opset >= 12
+        && call.optional(2)?.is_some_and(|t| t.bools().is_ok_and(|b| b.first() == Some(&true)));
     let ratio = match call.optional(1)? {
         Some(ratio) if call.opset >= 12 => ratio.to_f64()?,
         _ => 0.5,
     };
     if training && ratio != 0.0 {
-        return Err(crate::error::Error::unsupported("onnx-random", "dropout in training is random, and is not evaluated")
-            .expected("training_mode false, or ratio 0")
-            .found(ratio));
+        return Err(crate::error::Error::unsupported(
+            "onnx-random",
+            "dropout in training is random, and is not evaluated",
+        )
+        .expected("training_mode false, or ratio 0")
+        .found(ratio));
     }
     let mask = if call.opset < 10 {
         // The first versions give the mask in the data's type.

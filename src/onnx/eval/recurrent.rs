@@ -34,11 +34,29 @@ impl Activation {
             "tanh" => x.tanh(),
             "relu" => x.max(0.0),
             "affine" => a * x + b,
-            "leakyrelu" => if x < 0.0 { a * x } else { x },
-            "thresholdedrelu" => if x > a { x } else { 0.0 },
+            "leakyrelu" => {
+                if x < 0.0 {
+                    a * x
+                } else {
+                    x
+                }
+            }
+            "thresholdedrelu" => {
+                if x > a {
+                    x
+                } else {
+                    0.0
+                }
+            }
             "scaledtanh" => a * (b * x).tanh(),
             "hardsigmoid" => (a * x + b).clamp(0.0, 1.0),
-            "elu" => if x < 0.0 { a * x.exp_m1() } else { x },
+            "elu" => {
+                if x < 0.0 {
+                    a * x.exp_m1()
+                } else {
+                    x
+                }
+            }
             "softsign" => x / (1.0 + x.abs()),
             _ => softplus(x),
         }
@@ -51,7 +69,9 @@ fn activations(call: &Call<'_>, defaults: &[&str], directions: usize) -> Result<
         _ => defaults.iter().cycle().take(defaults.len() * directions).map(|s| (*s).to_owned()).collect(),
     };
     if names.len() != defaults.len() * directions {
-        return Err(bad("the number of activations is wrong").expected(defaults.len() * directions).found(names.len()));
+        return Err(bad("the number of activations is wrong")
+            .expected(defaults.len() * directions)
+            .found(names.len()));
     }
     // Parameters are given in the order of the activations that take one.
     let mut alphas = call.floats("activation_alpha").unwrap_or(&[]).iter();
@@ -104,7 +124,8 @@ fn run(call: &Call<'_>, cell: Cell) -> Outcome {
     let (x, w, r) = (call.tensor(0)?, call.tensor(1)?, call.tensor(2)?);
     let batch_first = call.flag("layout", false);
     let x = if batch_first && x.rank() == 3 { x.transposed(&[1, 0, 2])? } else { x.clone() };
-    let refuse = |what: &str, found: &[usize]| bad(format!("{what} does not fit")).found(format!("{found:?}"));
+    let refuse =
+        |what: &str, found: &[usize]| bad(format!("{what} does not fit")).found(format!("{found:?}"));
     let [steps, batch, width] = x.shape[..] else { return Err(refuse("the input", &x.shape)) };
     let [directions, _, hidden] = r.shape[..] else { return Err(refuse("the recurrent weight", &r.shape)) };
     if w.shape != [directions, gates * hidden, width] || r.shape != [directions, gates * hidden, hidden] {
@@ -112,7 +133,9 @@ fn run(call: &Call<'_>, cell: Cell) -> Outcome {
     }
     let direction = call.text("direction", "forward")?;
     if directions != if direction == "bidirectional" { 2 } else { 1 } {
-        return Err(bad("the weights have another number of directions").expected(&direction).found(directions));
+        return Err(bad("the weights have another number of directions")
+            .expected(&direction)
+            .found(directions));
     }
     let activations = activations(call, defaults, directions)?;
     let clip = call.attribute("clip").map(|a| f64::from(a.f));
@@ -143,7 +166,11 @@ fn run(call: &Call<'_>, cell: Cell) -> Outcome {
     };
     let mut h = state(5)?;
     let mut c = if cell == Cell::Lstm { state(6)? } else { Vec::new() };
-    let peepholes = if cell == Cell::Lstm { sized(7, &[directions, 3 * hidden])?.unwrap_or_default() } else { Vec::new() };
+    let peepholes = if cell == Cell::Lstm {
+        sized(7, &[directions, 3 * hidden])?.unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     let (xs, ws, rs) = (x.to_f64s()?, w.to_f64s()?, r.to_f64s()?);
     let mut y = vec![0.0; count(&[steps, directions, batch, hidden])?];
     let step = Step { call, cell, hidden, clip };
@@ -166,7 +193,8 @@ fn run(call: &Call<'_>, cell: Cell) -> Outcome {
                 let x = &xs[(t * batch + n) * width..][..width];
                 let cell_state = c.get_mut(at..at + hidden);
                 step.advance(x, &weights, own, &mut h[at..at + hidden], cell_state)?;
-                y[((t * directions + d) * batch + n) * hidden..][..hidden].copy_from_slice(&h[at..at + hidden]);
+                y[((t * directions + d) * batch + n) * hidden..][..hidden]
+                    .copy_from_slice(&h[at..at + hidden]);
             }
         }
     }
@@ -224,7 +252,8 @@ impl Step<'_> {
             // Gates z, r, h.
             Cell::Gru => {
                 let z: Vec<f64> = (0..n).map(|i| f[0].apply(self.clipped(from_x[i] + from_h[i]))).collect();
-                let r: Vec<f64> = (n..2 * n).map(|i| f[0].apply(self.clipped(from_x[i] + from_h[i]))).collect();
+                let r: Vec<f64> =
+                    (n..2 * n).map(|i| f[0].apply(self.clipped(from_x[i] + from_h[i]))).collect();
                 let inner: Vec<f64> = if self.call.flag("linear_before_reset", false) {
                     (0..n).map(|i| from_x[2 * n + i] + r[i] * from_h[2 * n + i]).collect()
                 } else {

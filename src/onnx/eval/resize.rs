@@ -83,7 +83,8 @@ impl Axis<'_> {
             "linear" | "bilinear" if s.antialias => {
                 let start = (-1.0 / narrow).floor() as i64 + 1;
                 let footprint = 2 - 2 * start;
-                let raw = (start..start + footprint).map(|i| (1.0 - ((i as f64 - ratio) * narrow).abs()).clamp(0.0, 1.0));
+                let raw = (start..start + footprint)
+                    .map(|i| (1.0 - ((i as f64 - ratio) * narrow).abs()).clamp(0.0, 1.0));
                 unit(raw.collect())
             }
             "linear" | "bilinear" => vec![1.0 - ratio, ratio],
@@ -161,10 +162,14 @@ fn extents(call: &Call<'_>, x: &Tensor, which: &[usize]) -> Result<Vec<(f64, usi
             }
         }
         (None, Some(sizes)) => {
-            if sizes.len() != which.len() || sizes.iter().any(|s| *s < 0) || which.iter().any(|d| x.shape[*d] == 0) {
+            if sizes.len() != which.len()
+                || sizes.iter().any(|s| *s < 0)
+                || which.iter().any(|d| x.shape[*d] == 0)
+            {
                 return Err(wrong().found(format!("{sizes:?}")));
             }
-            let ratios: Vec<f64> = which.iter().zip(&sizes).map(|(d, s)| *s as f64 / x.shape[*d] as f64).collect();
+            let ratios: Vec<f64> =
+                which.iter().zip(&sizes).map(|(d, s)| *s as f64 / x.shape[*d] as f64).collect();
             let common = match call.text("keep_aspect_ratio_policy", "stretch")?.as_str() {
                 "not_larger" => Some(ratios.iter().copied().fold(f64::INFINITY, f64::min)),
                 "not_smaller" => Some(ratios.iter().copied().fold(0.0, f64::max)),
@@ -191,7 +196,11 @@ fn resize(call: &Call<'_>) -> Outcome {
     let old = call.opset < 11;
     let settings = Settings {
         mode: call.text("mode", "nearest")?,
-        coordinate: if old { "asymmetric".into() } else { call.text("coordinate_transformation_mode", "half_pixel")? },
+        coordinate: if old {
+            "asymmetric".into()
+        } else {
+            call.text("coordinate_transformation_mode", "half_pixel")?
+        },
         nearest: if old { "floor".into() } else { call.text("nearest_mode", "round_prefer_floor")? },
         cubic_a: f64::from(call.float("cubic_coeff_a", -0.75)),
         antialias: call.flag("antialias", false),
@@ -205,7 +214,9 @@ fn resize(call: &Call<'_>) -> Outcome {
         _ => Vec::new(),
     };
     if crop && roi.len() != 2 * which.len() {
-        return Err(bad("roi must have a start and an end per axis").expected(2 * which.len()).found(roi.len()));
+        return Err(bad("roi must have a start and an end per axis")
+            .expected(2 * which.len())
+            .found(roi.len()));
     }
     count(&extents.iter().map(|e| e.1).collect::<Vec<_>>())?;
     let mut shape = x.shape.clone();

@@ -75,8 +75,14 @@ const FAMILIES: &[&[Operator]] = &[
     super::resize::OPERATORS,
     super::recurrent::OPERATORS,
     super::attention::OPERATORS,
+    super::linear_attention::OPERATORS,
     super::control::OPERATORS,
+    super::text::OPERATORS,
+    super::signal::OPERATORS,
     super::detect::OPERATORS,
+    super::loss::OPERATORS,
+    super::train::OPERATORS,
+    super::ml::OPERATORS,
     super::contrib::OPERATORS,
 ];
 
