@@ -133,3 +133,36 @@ fn claimed_operators_pass_every_case() {
     assert!(claimed.len() >= 120, "{} operators", claimed.len());
     assert!(passed["node"] >= 1790, "{passed:?}");
 }
+
+/// The page's table of operators is the evaluator's own. `UPDATE_EXPECT=1` rewrites it.
+#[test]
+fn the_page_lists_the_operators() {
+    const MARKS: [&str; 2] = ["<!-- operators: begin -->\n", "<!-- operators: end -->"];
+    let mut domains: BTreeMap<&str, BTreeMap<&str, Vec<String>>> = BTreeMap::new();
+    for operator in silicast::onnx::eval::operators() {
+        let domain = if operator.domain.is_empty() { "ai.onnx" } else { operator.domain };
+        let versions = if operator.until == silicast::onnx::model::MAX_OPSET {
+            format!("{}+", operator.since)
+        } else {
+            format!("{}–{}", operator.since, operator.until)
+        };
+        domains.entry(domain).or_default().entry(operator.name).or_default().push(versions);
+    }
+    let mut table = String::from(
+        "| domain | operators, with the versions of the operator set that are run |\n|---|---|\n",
+    );
+    for (domain, operators) in &domains {
+        let list: Vec<String> =
+            operators.iter().map(|(name, v)| format!("{name} {}", v.join(", "))).collect();
+        table += &format!("| {domain} | {} |\n", list.join(" · "));
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/onnx.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (head, rest) = page.split_once(MARKS[0]).unwrap();
+    let (_, tail) = rest.split_once(MARKS[1]).unwrap();
+    let fresh = format!("{head}{}{table}{}{tail}", MARKS[0], MARKS[1]);
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&path, &fresh).unwrap();
+    }
+    assert!(page == fresh || std::env::var_os("UPDATE_EXPECT").is_some(), "run with UPDATE_EXPECT=1");
+}
