@@ -254,8 +254,11 @@ impl Task {
     /// Buffers for a rectangle of a value.
     fn value_bytes(&self, plan: &Plan, value: &Value, [rows, cols]: [u64; 2]) -> TileBytes {
         let elements = rows * cols;
-        let mut bytes =
-            TileBytes { input: (elements * value.element(plan).bits()).div_ceil(8), ..TileBytes::default() };
+        let bits = match &value.source {
+            Source::Scaled(stored) if stored.scheme.packing == Packing::Bytes => 8,
+            _ => value.element(plan).bits(),
+        };
+        let mut bytes = TileBytes { input: (elements * bits).div_ceil(8), ..TileBytes::default() };
         if let Source::Scaled(stored) = &value.source {
             let [rows, cols] = if value.view.transpose { [cols, rows] } else { [rows, cols] };
             let scheme = &stored.scheme;

@@ -100,7 +100,10 @@ impl Value {
     pub fn is_packed(&self) -> bool {
         match &self.source {
             Source::Plain(_) => false,
-            Source::Scaled(stored) => stored.scheme.element.bits() < 8 || stored.scheme.packing != Default::default(),
+            Source::Scaled(Stored { zero, order, scheme, .. }) => {
+                let alone = zero.is_some() || order.is_some();
+                alone || scheme.element.bits() < 8 || scheme.packing != Default::default()
+            }
         }
     }
 
