@@ -28,8 +28,9 @@ pub(super) struct Evaluator<'a> {
     pub(super) pool: &'a BufferPool,
     pub(super) isa: Isa,
     pub(super) policy: Policy,
-    /// Largest magnitudes of modules that share a tensor-wide global, by the first tensor that they read.
-    pub(super) globals: Mutex<BTreeMap<TensorId, Arc<OnceLock<f32>>>>,
+    /// Globals of modules that share one, by the first tensor and the part of it that they read: experts may lie in one
+    /// tensor.
+    pub(super) globals: Mutex<BTreeMap<(TensorId, [u64; 3]), Arc<OnceLock<f32>>>>,
 }
 
 /// What a tile did.
@@ -334,9 +335,12 @@ impl Evaluator<'_> {
 
     /// NVFP4's global of a fused module: 2688 over its largest magnitude.
     fn global(&self, value: &Value, peers: &[Value]) -> Result<f32> {
-        let first = |value: &Value| match &value.source {
-            Source::Plain(id) => *id,
-            Source::Scaled(stored) => stored.codes,
+        let first = |value: &Value| {
+            let id = match &value.source {
+                Source::Plain(id) => *id,
+                Source::Scaled(stored) => stored.codes,
+            };
+            (id, [value.view.row, value.view.step, value.view.col])
         };
         let key = peers.iter().chain([value]).map(first).min().unwrap_or_default();
         let cell = {
