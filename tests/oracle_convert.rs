@@ -191,8 +191,9 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
                 job["artifact"] = json!(out);
                 outs.push(out);
             }
-            // The oracle must refuse it too.
+            // The oracle must refuse it too. A plan sees no values.
             (Some(3), Some(3)) => job["refused"] = json!(3),
+            (Some(4), Some(0)) => job["refused"] = json!(4),
             _ => return vec![format!("{fixture} {target} {scheme}: exit {:?}\n{}", ran.code, ran.stderr)],
         }
         jobs.push(job);
