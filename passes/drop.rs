@@ -43,10 +43,10 @@ impl Pass for Drop {
         plan.outputs.retain(|output| {
             let Expr::Load(source) = output.expr else { return true };
             let role = cx.checkpoint.family.role(&output.name, &output.ty.shape);
-            let input_scale = role.part == Part::ActivationScale && output.name.ends_with(".input_scale");
+            let input_scale = role.part == Part::ActivationScale && (output.name.ends_with(".input_scale") || output.name.ends_with(".input_global_scale"));
             let reason = match role.kind {
                 Kind::RotaryBuffer => &rotary,
-                _ if input_scale => &activation,
+                _ if input_scale && !cx.preset.native => &activation,
                 _ => return true,
             };
             drops.push(Dropped { source, reason: reason.clone() });

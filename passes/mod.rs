@@ -9,6 +9,7 @@ pub mod drop;
 pub mod quantize;
 pub mod rename;
 pub mod shard;
+pub mod split_experts;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -71,6 +72,8 @@ pub const ALL: &[&dyn Pass] = &[
     &decode_source::DecodeSource,
     // Before fates are decided, so that nothing decides over a stray buffer.
     &drop::Drop,
+    // Every engine reads experts one by one.
+    &split_experts::SplitExperts,
     &assign_scheme::AssignScheme,
     &quantize::Quantize,
     // Names last but one: passes above use one vocabulary.

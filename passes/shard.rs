@@ -15,8 +15,9 @@
 //! Names, dtypes and shapes are final.
 
 use super::{Context, Outcome, Pass, PassSpec};
+use crate::checkpoint::natural_cmp;
 use crate::error::Result;
-use crate::plan::{Exactness, Expr, Output, Place, Plan, Shard as PlanShard, layout};
+use crate::plan::{Exactness, Output, Place, Plan, Shard as PlanShard, layout};
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -47,44 +48,46 @@ impl Pass for Shard {
             for (i, offset) in list.iter().zip(offsets) {
                 plan.outputs[*i].place = offset.map(|offset| Place { shard, offset });
             }
-            let name = cx.engine.shard_name(shard as usize + 1, members.len());
+            let name = cx.engine.shard_name(cx.preset, shard as usize + 1, members.len());
             plan.shards.push(PlanShard { name, header: placed.header_bytes, bytes: placed.file_bytes });
         }
         Ok(Outcome { rewrites: plan.outputs.len() as u64, notes: Vec::new() })
     }
 }
 
-/// Indices of outputs by shard: groups in order, a new shard where the next group would exceed `limit`.
+/// Indices of outputs by shard: groups in natural order of their first names, a new shard where the next group would
+/// exceed `limit`.
 fn distribute(outputs: &[Output], limit: u64) -> Vec<Vec<usize>> {
-    let mut shards: Vec<Vec<usize>> = vec![Vec::new()];
-    let mut filled = 0u64;
+    let mut groups: Vec<(&str, std::ops::Range<usize>)> = Vec::new();
     let mut i = 0;
     while i < outputs.len() {
         let end = i + group_len(&outputs[i..]);
-        let bytes: u64 = outputs[i..end].iter().map(Output::bytes).sum();
+        let names = outputs[i..end].iter().map(|o| o.name.as_ref());
+        groups.extend(names.min_by(|a, b| natural_cmp(a, b)).map(|first| (first, i..end)));
+        i = end;
+    }
+    groups.sort_by(|(a, _), (b, _)| natural_cmp(a, b));
+    let mut shards: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut filled = 0u64;
+    for (_, group) in groups {
+        let bytes: u64 = outputs[group.clone()].iter().map(Output::bytes).sum();
         if filled > 0 && filled + bytes > limit {
             shards.push(Vec::new());
             filled = 0;
         }
         if let Some(last) = shards.last_mut() {
-            last.extend(i..end);
+            last.extend(group);
         }
         filled += bytes;
-        i = end;
     }
     shards
 }
 
 /// Length of the leading group: a weight and the companions that follow it.
 fn group_len(outputs: &[Output]) -> usize {
-    let companion = |o: &Output| {
-        o.scheme.is_some()
-            && (matches!(o.expr, Expr::Scales { .. } | Expr::ScaleF32 { .. } | Expr::Zeros(_))
-                || o.name.contains(".weight_scale"))
-    };
     match outputs.first() {
-        Some(first) if first.scheme.is_some() && !companion(first) => {
-            1 + outputs[1..].iter().take_while(|o| companion(o)).count()
+        Some(first) if first.scheme.is_some() && !first.is_companion() => {
+            1 + outputs[1..].iter().take_while(|o| o.is_companion()).count()
         }
         _ => 1,
     }

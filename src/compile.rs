@@ -2,7 +2,8 @@
 
 use crate::artifact::side;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::dtype::scheme::Rule;
+use crate::error::{Error, Result};
 use crate::passes::{self, Context, Ran};
 use crate::plan::recipe::{Recipe, ResolvedRecipe};
 use crate::plan::{Header, Plan};
@@ -27,11 +28,24 @@ pub struct Compiled {
     pub notes: Vec<String>,
 }
 
+/// The rule called `name`, when the preset has a choice that it is part of.
+fn scale_rule(name: &str, preset: &Preset) -> Result<Rule> {
+    let schemes = [preset.encoding, preset.experts];
+    let fits = |rule: &Rule| schemes.iter().flatten().any(|s| rule.replaces(s.rule));
+    Rule::from_name(name).filter(fits).ok_or_else(|| {
+        let legal: Vec<&str> = Rule::all().filter(fits).map(Rule::name).collect();
+        Error::usage("scale-rule", format!("{} cannot have the scale rule {name}", preset.name))
+            .expected(if legal.is_empty() { "no other rule".to_owned() } else { legal.join(", ") })
+            .found(name)
+            .fix("choose one of the rules, or leave the option out")
+    })
+}
+
 /// Compiles the conversion of `checkpoint` for the target called `target`.
 pub fn compile(checkpoint: &Checkpoint, target: &str, recipe: Recipe) -> Result<Compiled> {
     let target = Target::find(target)?;
-    let preset = target.preset(recipe.scheme.as_deref())?;
-    let engine = target.engine()?;
+    let preset = target.preset_for(recipe.scheme.as_deref(), checkpoint)?;
+    let engine = target.engine_for(recipe.engine.as_deref())?;
     let recipe = ResolvedRecipe {
         target: target.id.clone(),
         engine: engine.name().to_owned(),
@@ -40,6 +54,7 @@ pub fn compile(checkpoint: &Checkpoint, target: &str, recipe: Recipe) -> Result<
         ignore: recipe.ignore,
         nan: recipe.nan.unwrap_or_default(),
         allow_code_files: recipe.allow_code_files.unwrap_or_default(),
+        scale_rule: recipe.scale_rule.as_deref().map(|name| scale_rule(name, preset)).transpose()?,
         shard_bytes: recipe.shard_bytes.unwrap_or(target.shard_bytes).max(1),
     };
     let header = Header {

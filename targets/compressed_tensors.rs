@@ -1,173 +1,128 @@
-//! vLLM and its plug-ins: compressed-tensors, and the native `fp8` method.
+//! `quant_method: compressed-tensors`: integers and floats per channel, packed groups, MXFP8, MXFP4, NVFP4.
 //!
 //! Facts from compressed-tensors 0.20.0 (`quantization/quant_config.py`, `quant_scheme.py`), vLLM 0.33
-//! (`layers/quantization/compressed_tensors`, `fp8.py`) and SGLang 0.5.23. The configuration is the union of the fields
-//! that the plug-ins of MetaX, Hygon and Kunlunxin read. Ignore lists name every float linear in full, because SGLang
-//! raises on a module that matches neither `targets` nor `ignore`, and both engines match full names first.
+//! (`layers/quantization/compressed_tensors`) and SGLang 0.5.23. The configuration is the union of the fields that the
+//! plug-ins of MetaX, Hygon and Kunlunxin read. Ignore lists name every float linear in full, because SGLang raises on a
+//! module that matches neither `targets` nor `ignore`, and both engines match full names first.
 
-use super::Preset;
-use super::engine::{Dialect, Engine, set_compute_dtype, without_quantization};
-use crate::checkpoint::{Kind, Part, Role, looks_like_lookup, module_of};
-use crate::dtype::scheme::{Granularity, Rule, Scheme};
-use crate::plan::{Expr, Fate, Output};
-use serde_json::{Map, Value, json};
+use super::Activations;
+use super::engine::Dialect;
+use crate::dtype::Dtype;
+use crate::dtype::scheme::{Granularity, Scheme};
+use serde_json::{Value, json};
 
-/// The dialect; the plug-ins differ in name only.
-pub struct CompressedTensors {
-    /// Engine name.
-    pub name: &'static str,
-}
+/// A configuration whose groups have formats of their own.
+pub const MIXED: &str = "mixed-precision";
 
-const NATIVE: &str = "fp8";
+/// Routed experts by their run-time names.
+const EXPERTS: &str = "re:.*\\.experts\\..*";
 
-impl Engine for CompressedTensors {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn float_reason(&self, preset: &Preset, role: &Role) -> Option<&'static str> {
-        match role.kind {
-            Kind::LmHead => Some("output head"),
-            Kind::SharedHead => Some("output head of the MTP layer"),
-            Kind::EhProj => Some("MTP projection, built without quantization"),
-            Kind::IndexerWeights => Some("indexer weights projection, built without quantization"),
-            Kind::Multimodal => Some("vision or audio tower"),
-            // DeepSeek's own FP8 releases quantize these two, and the engines read them so.
-            Kind::KvBProj if preset.format != NATIVE => {
-                Some("split for MLA absorption: a BF16 kv_b_proj loads everywhere")
-            }
-            Kind::IndexerWk if preset.format != NATIVE => {
-                Some("indexer key projection, merged with a float module")
-            }
-            _ => None,
-        }
-    }
-
-    fn scale_suffix(&self, preset: &Preset) -> &'static str {
-        if preset.format == NATIVE { "weight_scale_inv" } else { "weight_scale" }
-    }
-
-    fn shard_name(&self, i: usize, n: usize) -> String {
-        match n {
-            1 => "model.safetensors".to_owned(),
-            _ => format!("model-{i:05}-of-{n:05}.safetensors"),
-        }
-    }
-
-    fn index_name(&self, n: usize) -> Option<&'static str> {
-        (n > 1).then_some("model.safetensors.index.json")
-    }
-
-    fn config(&self, cx: &Dialect<'_>) -> Map<String, Value> {
-        let source = &cx.checkpoint.config.json;
-        let mut config = without_quantization(source);
-        let Some(scheme) = cx.preset.encoding else {
-            if cx.plan.outputs.iter().any(|o| o.fate == Fate::Reencoded) {
-                set_compute_dtype(&mut config, "bfloat16");
-            }
-            return config;
-        };
-        if !cx.plan.outputs.iter().any(|o| o.scheme.is_some()) {
-            return config;
-        }
-        let quantization = match cx.preset.format.as_str() {
-            NATIVE => native_config(cx, scheme),
-            format => compressed_config(cx, scheme, format),
-        };
-        config.insert("quantization_config".to_owned(), quantization);
-        config
-    }
-}
-
-/// Modules of the float linears, in plan order, which is natural name order.
-fn float_linears(cx: &Dialect<'_>) -> Vec<Value> {
-    let mut modules: Vec<Value> = Vec::new();
-    let mut has_head = false;
-    for output in &cx.plan.outputs {
-        let role = cx.checkpoint.family.role(&output.name, &output.ty.shape);
-        let linear = role.part == Part::Weight
-            && output.ty.shape.len() == 2
-            && output.ty.dtype.is_plain_float()
-            && output.scheme.is_none()
-            && !matches!(role.kind, Kind::Embed | Kind::Norm | Kind::IndexerNorm)
-            && !(role.kind == Kind::Other && looks_like_lookup(module_of(&output.name)));
-        if linear {
-            has_head |= role.kind == Kind::LmHead;
-            modules.push(module_of(&output.name).into());
-        }
-    }
-    // Tied models build the head all the same.
-    if !has_head {
-        modules.insert(0, "lm_head".into());
-    }
-    modules
-}
-
-fn compressed_config(cx: &Dialect<'_>, scheme: Scheme, format: &str) -> Value {
-    let kind = if scheme.element.is_integer() { "int" } else { "float" };
-    let strategy = match scheme.granularity {
-        Granularity::Tensor => "tensor",
-        Granularity::Channel | Granularity::Row => "channel",
-        Granularity::Block { .. } => "block",
-    };
-    let args = |strategy: &str, dynamic: bool, observer: Value| {
+/// The method's entry in `config.json`, for an artifact with these schemes.
+pub fn config(cx: &Dialect<'_>, experts: Option<Scheme>, rest: Option<Scheme>) -> Value {
+    let asymmetric = cx.preset.is_asymmetric();
+    let inputs = cx.preset.activations.map_or(Value::Null, activations);
+    let group = |scheme: Scheme, targets: &str, format: &str| {
         json!({
-            "num_bits": 8, "type": kind, "symmetric": true, "strategy": strategy, "dynamic": dynamic,
-            "group_size": null, "observer": observer, "observer_kwargs": {}
+            "targets": [targets],
+            "weights": weights(scheme, asymmetric),
+            "input_activations": inputs,
+            "output_activations": null,
+            "format": format,
         })
     };
+    let (format, groups) = match (cx.preset.format.as_str(), experts, rest) {
+        // Packed INT4 experts beside INT8: without a format of its own the INT8 group would be taken for packed.
+        (MIXED, Some(experts), None) => ("pack-quantized", vec![group(experts, EXPERTS, "pack-quantized")]),
+        (MIXED, Some(experts), Some(rest)) => {
+            (MIXED, vec![group(experts, EXPERTS, "pack-quantized"), group(rest, "Linear", "int-quantized")])
+        }
+        (MIXED, None, Some(rest)) => ("int-quantized", vec![group(rest, "Linear", "int-quantized")]),
+        (format, _, rest) => (format, rest.into_iter().map(|rest| group(rest, "Linear", format)).collect()),
+    };
+    let groups: serde_json::Map<String, Value> =
+        groups.into_iter().enumerate().map(|(i, group)| (format!("group_{i}"), group)).collect();
     json!({
         "quant_method": "compressed-tensors",
         "format": format,
         "quantization_status": "compressed",
-        "config_groups": {"group_0": {
-            "targets": ["Linear"],
-            "weights": args(strategy, false, "minmax".into()),
-            "input_activations": args("token", true, Value::Null),
-            "output_activations": null,
-            "format": format
-        }},
-        "ignore": float_linears(cx),
+        "config_groups": groups,
+        "ignore": cx.float_linears(),
         "kv_cache_scheme": null
     })
 }
 
-/// `quant_method: fp8`. A source that is native FP8 keeps its own entry, so that what it says about modules stays.
-fn native_config(cx: &Dialect<'_>, scheme: Scheme) -> Value {
-    let source = cx.checkpoint.config.quantization.as_ref().filter(|q| q.method == NATIVE).map(|q| &q.json);
-    let mut config = source.cloned().unwrap_or_default();
-    let passes_through = cx.plan.outputs.iter().all(|o| o.fate != Fate::Quantized);
-    let Granularity::Block { rows, cols } = scheme.granularity else { return Value::Object(config) };
-    if source.is_none() {
-        config.insert("quant_method".to_owned(), NATIVE.into());
-        config.insert("activation_scheme".to_owned(), "dynamic".into());
-        config.insert("fmt".to_owned(), "e4m3".into());
-        config.insert("weight_block_size".to_owned(), json!([rows, cols]));
-        config.insert("modules_to_not_convert".to_owned(), float_linears(cx).into());
-    } else {
-        config.insert("weight_block_size".to_owned(), json!([rows, cols]));
-    }
-    // What was FP8 in the source and is float now must be said, or the engine builds it as FP8 and casts.
-    let decoded = |o: &&Output| matches!(&o.expr, Expr::Cast { value, .. } if matches!(**value, Expr::Dequantize { .. }));
-    let mut added: Vec<Value> =
-        cx.plan.outputs.iter().filter(decoded).map(|o| module_of(&o.name).into()).collect();
-    if source.is_some() && !added.is_empty() {
-        let key =
-            if config.contains_key("ignored_layers") { "ignored_layers" } else { "modules_to_not_convert" };
-        if let Some(Value::Array(listed)) = config.get(key) {
-            added.splice(0..0, listed.iter().cloned());
+/// What describes the codes of one kind of tensor.
+struct Args {
+    bits: u64,
+    kind: &'static str,
+    symmetric: bool,
+    strategy: &'static str,
+    dynamic: bool,
+    group: Option<u32>,
+    scale: Option<&'static str>,
+}
+
+impl Args {
+    fn json(self) -> Value {
+        let mut args = json!({
+            "num_bits": self.bits,
+            "type": self.kind,
+            "symmetric": self.symmetric,
+            "strategy": self.strategy,
+            "dynamic": self.dynamic,
+            "group_size": self.group,
+            "observer": if self.dynamic { Value::Null } else { "minmax".into() },
+            "observer_kwargs": {},
+        });
+        // Unknown and null keys are errors inside arguments: written only where the library writes it.
+        if let (Some(scale), Some(map)) = (self.scale, args.as_object_mut()) {
+            map.insert("scale_dtype".to_owned(), scale.into());
         }
-        config.insert(key.to_owned(), added.into());
+        args
     }
-    match scheme.rule {
-        Rule::DeepseekUe8m0 => {
-            config.insert("scale_fmt".to_owned(), "ue8m0".into());
-        }
-        // Fresh F32 scales are arbitrary; scales that pass through keep what the source says of them.
-        _ if !passes_through => {
-            config.shift_remove("scale_fmt");
-        }
-        _ => {}
+}
+
+fn weights(scheme: Scheme, asymmetric: bool) -> Value {
+    let strategy = match scheme.granularity {
+        Granularity::Tensor => "tensor",
+        Granularity::Channel | Granularity::Row => "channel",
+        // NVFP4: groups below one scale of the whole tensor.
+        Granularity::Block { rows: 1, .. } if scheme.scale == Dtype::F8E4M3 => "tensor_group",
+        Granularity::Block { rows: 1, .. } => "group",
+        Granularity::Block { .. } => "block",
+    };
+    Args {
+        bits: scheme.element.bits(),
+        kind: if scheme.element.is_integer() { "int" } else { "float" },
+        symmetric: !asymmetric,
+        strategy,
+        dynamic: false,
+        group: scheme.granularity.group(),
+        scale: match scheme.scale {
+            Dtype::U8 => Some("torch.uint8"),
+            Dtype::F8E4M3 => Some("torch.float8_e4m3fn"),
+            _ => None,
+        },
     }
-    Value::Object(config)
+    .json()
+}
+
+fn activations(activations: Activations) -> Value {
+    let token = |kind| Args {
+        bits: 8,
+        kind,
+        symmetric: true,
+        strategy: "token",
+        dynamic: true,
+        group: None,
+        scale: None,
+    };
+    match activations {
+        Activations::Int8 => token("int"),
+        Activations::Fp8 => token("float"),
+        Activations::Mxfp8 => {
+            Args { strategy: "group", group: Some(32), scale: Some("torch.uint8"), ..token("float") }
+        }
+    }
+    .json()
 }

@@ -5,9 +5,19 @@
 //! file and a row in `TARGETS`.
 
 pub mod compressed_tensors;
+pub mod config;
 pub mod engine;
+pub mod gptq_awq;
+pub mod native_fp8;
+pub mod sglang;
+pub mod slimquant;
+pub mod vllm;
 pub mod vllm_ascend;
+pub mod vllm_mlu;
 
+use crate::checkpoint::{Checkpoint, Encoding};
+use crate::dtype::Dtype;
+use crate::dtype::packing::Packing;
 use crate::dtype::scheme::Scheme;
 use crate::error::{Error, Result};
 use serde::Deserialize;
@@ -17,29 +27,27 @@ use std::sync::OnceLock;
 const TARGETS: &[(&str, &str)] = &[
     ("ascend-910b", include_str!("ascend-910b.toml")),
     ("ascend-910c", include_str!("ascend-910c.toml")),
+    ("ascend-310p", include_str!("ascend-310p.toml")),
+    ("ascend-950", include_str!("ascend-950.toml")),
+    ("cambricon-mlu370", include_str!("cambricon-mlu370.toml")),
+    ("cambricon-mlu590", include_str!("cambricon-mlu590.toml")),
+    ("mthreads-s4000", include_str!("mthreads-s4000.toml")),
+    ("mthreads-s5000", include_str!("mthreads-s5000.toml")),
     ("hygon-k100ai", include_str!("hygon-k100ai.toml")),
     ("hygon-bw1000", include_str!("hygon-bw1000.toml")),
+    ("hygon-bw1100", include_str!("hygon-bw1100.toml")),
     ("metax-c500", include_str!("metax-c500.toml")),
+    ("metax-c550", include_str!("metax-c550.toml")),
+    ("metax-c588", include_str!("metax-c588.toml")),
+    ("metax-c600", include_str!("metax-c600.toml")),
+    ("kunlunxin-p800", include_str!("kunlunxin-p800.toml")),
+    ("enflame-s60", include_str!("enflame-s60.toml")),
     ("vllm", include_str!("vllm.toml")),
+    ("sglang", include_str!("sglang.toml")),
 ];
 
 /// Ids of the contract that this version knows of and cannot convert for yet.
-const KNOWN_ONLY: &[&str] = &[
-    "ascend-310p",
-    "ascend-950",
-    "cambricon-mlu370",
-    "cambricon-mlu590",
-    "mthreads-s4000",
-    "mthreads-s5000",
-    "hygon-bw1100",
-    "metax-c550",
-    "metax-c588",
-    "metax-c600",
-    "kunlunxin-p800",
-    "enflame-s60",
-    "sglang",
-    "deepseek",
-];
+const KNOWN_ONLY: &[&str] = &["deepseek"];
 
 /// A chip with the engines and schemes that run on it.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,6 +63,9 @@ pub struct Target {
     pub engines: Vec<String>,
     /// A new shard starts where the tensor payload would exceed this.
     pub shard_bytes: u64,
+    /// The dtype of tensors that are not quantized: `bf16`, or `f16` for chips that compute in nothing wider.
+    #[serde(default = "bf16")]
+    pub float: Dtype,
     /// What a user should know.
     pub note: String,
     /// Where the facts come from.
@@ -76,17 +87,58 @@ pub struct Preset {
     /// How weights are encoded; absent where they are decoded to BF16.
     #[serde(default, deserialize_with = "scheme")]
     pub encoding: Option<Scheme>,
-    /// The `format` of the engine's quantization config, where it has one.
+    /// How routed experts are encoded, where that differs from the rest.
+    #[serde(default, deserialize_with = "scheme")]
+    pub experts: Option<Scheme>,
+    /// Whether the experts of multi-token prediction are encoded like the rest.
+    #[serde(default)]
+    pub plain_mtp_experts: bool,
+    /// Whether every tensor is kept as the source stores it.
+    #[serde(default)]
+    pub native: bool,
+    /// The quantization method of the engine, or the `format` of its compressed-tensors config, where it has one.
     #[serde(default)]
     pub format: String,
+    /// What the engine makes of activations while serving, where the configuration says so.
+    #[serde(default)]
+    pub activations: Option<Activations>,
     /// Whether the loader registers a zero `weight_offset` beside each scale.
     #[serde(default)]
     pub offset: bool,
+    /// The engine's name for how weights are stored, where that is not the name of the scheme.
+    #[serde(default)]
+    pub tag: String,
+    /// The same for routed experts, where they have another.
+    #[serde(default)]
+    pub experts_tag: String,
     /// Support tier: 1 loader contract read and artifacts compared with an independent computation, 2 loader contract
     /// read, 3 inferred.
     pub tier: u8,
     /// One sentence for people.
     pub about: String,
+}
+
+/// How an engine quantizes activations while serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// INT8 per token.
+    Int8,
+    /// FP8 per token.
+    Fp8,
+    /// E4M3 in groups of 32 with power-of-two scales.
+    Mxfp8,
+}
+
+impl Preset {
+    /// Whether weights have zero points.
+    pub fn is_asymmetric(&self) -> bool {
+        self.encoding.is_some_and(|s| s.rule.is_asymmetric())
+    }
+}
+
+fn bf16() -> Dtype {
+    Dtype::BF16
 }
 
 fn scheme<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Scheme>, D::Error> {
@@ -143,9 +195,34 @@ impl Target {
             })
     }
 
+    /// The scheme called `name` as it applies to a source: one whose experts are packed FP4 of gpt-oss already is what
+    /// MXFP4 asks for, and its loader reads those very tensors.
+    pub fn preset_for(&self, name: Option<&str>, checkpoint: &Checkpoint) -> Result<&Preset> {
+        let preset = self.preset(name)?;
+        let blocks = |e: &Encoding| matches!(e, Encoding::Codes(s) if s.scheme.packing == Packing::Blocks);
+        let same = preset.format == "mxfp4-pack-quantized" && checkpoint.encodings.iter().any(blocks);
+        Ok(self.schemes.iter().find(|s| same && s.native).unwrap_or(preset))
+    }
+
     /// The default engine.
     pub fn engine(&self) -> Result<&'static dyn engine::Engine> {
-        engine::find(self.engines.first().map_or("", String::as_str))
+        self.engine_for(None)
+    }
+
+    /// The engine called `name`, one of the target's, or its default.
+    pub fn engine_for(&self, name: Option<&str>) -> Result<&'static dyn engine::Engine> {
+        let Some(name) = name else {
+            return engine::find(self.engines.first().map_or("", String::as_str));
+        };
+        match self.engines.iter().find(|e| e.eq_ignore_ascii_case(name)) {
+            Some(engine) => engine::find(engine),
+            None => {
+                Err(Error::unsupported("engine-unsupported", format!("{} is not served by {name}", self.id))
+                    .expected(self.engines.join(", "))
+                    .found(name)
+                    .fix(format!("choose an engine from `silicast targets {}`", self.id)))
+            }
+        }
     }
 }
 
@@ -178,6 +255,6 @@ mod tests {
         }
         let error = target.preset(Some("FP8_BLOCK")).unwrap_err();
         assert_eq!(error.class().exit_code(), 3);
-        assert_eq!(Target::find("mthreads-s5000").unwrap_err().class().exit_code(), 3);
+        assert_eq!(Target::find("deepseek").unwrap_err().class().exit_code(), 3);
     }
 }

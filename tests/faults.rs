@@ -46,7 +46,7 @@ fn journaled_bytes(plan: &Plan, out: &Path) -> u64 {
             let entry: Entry = serde_json::from_slice(line).unwrap();
             let task = &tasks[entry.task as usize];
             let (start, end) = entry.range;
-            task.outputs().into_iter().flatten().map(|o| task.output_range(o, start, end).1).sum::<u64>()
+            task.outputs.iter().map(|w| w.range(start, end).1).sum::<u64>()
         })
         .sum()
 }

@@ -12,7 +12,7 @@ use silicast::dtype::scheme::Scheme;
 use silicast::passes::{self, Context};
 use silicast::plan::recipe::{NanPolicy, ResolvedRecipe};
 use silicast::plan::verifier::{Violation, verify};
-use silicast::plan::{Dropped, Exactness, Expr, Fate, Header, Output, Plan, Ty, printer};
+use silicast::plan::{Part, Stored, Dropped, Exactness, Expr, Fate, Header, Output, Plan, Ty, printer};
 use silicast::targets::Target;
 use std::fs;
 use std::path::Path;
@@ -84,6 +84,7 @@ impl Case {
             nan: NanPolicy::Error,
             allow_code_files: false,
             shard_bytes: self.shard_bytes.unwrap_or(self.target.shard_bytes),
+            scale_rule: None,
         };
         let header = Header {
             target: recipe.target.clone(),
@@ -197,12 +198,12 @@ const BREAKS: &[Break] = &[
     }),
     ("needs a [4, 2] scale grid", DECODED, |p| {
         let Expr::Cast { value, .. } = &mut output(p, DECODED).expr else { panic!() };
-        let Expr::Dequantize { scheme, .. } = &mut **value else { panic!() };
+        let Expr::Dequantize(Stored { scheme, .. }) = &mut **value else { panic!() };
         *scheme = "f8_e4m3:64x64:f32:given".parse().unwrap();
     }),
     ("of f8_e4m3 codes and f32 scales", DECODED, |p| {
         let Expr::Cast { value, .. } = &mut output(p, DECODED).expr else { panic!() };
-        let Expr::Dequantize { scheme, .. } = &mut **value else { panic!() };
+        let Expr::Dequantize(Stored { scheme, .. }) = &mut **value else { panic!() };
         *scheme = "f8_e4m3:128x128:bf16:given".parse().unwrap();
     }),
     ("cast of f8_e4m3 to bf16", DECODED, |p| {
@@ -213,7 +214,8 @@ const BREAKS: &[Break] = &[
     }),
     ("is no matrix", CODES, |p| {
         let scheme: Scheme = "i8:channel:f32:amax127".parse().unwrap();
-        output(p, CODES).expr = Expr::Codes { value: Box::new(Expr::Load(5)), scheme };
+        let value = Box::new(Expr::Load(5));
+        output(p, CODES).expr = Expr::Quantize { part: Part::Codes, value, peers: Vec::new(), scheme };
     }),
     // 2. Names.
     ("two outputs have the same name", CODES, |p| {
@@ -253,7 +255,7 @@ const BREAKS: &[Break] = &[
         p.outputs.remove(i);
     }),
     ("codes without scales", CODES, |p| {
-        let Expr::Scales { scheme, .. } = &mut output(p, SCALES).expr else { panic!() };
+        let Expr::Quantize { scheme, .. } = &mut output(p, SCALES).expr else { panic!() };
         *scheme = "i8:channel:f32:amax127".parse().unwrap();
     }),
     ("codes and scales lie in different shards", CODES, |p| {
@@ -300,6 +302,6 @@ fn overlapping_places_are_refused() {
     let mut broken = plan;
     let i = at(&broken, OFFSETS);
     let ty = Ty { dtype: Dtype::F32, shape: [400, 1].into() };
-    (broken.outputs[i].ty, broken.outputs[i].expr) = (ty.clone(), Expr::Zeros(ty));
+    (broken.outputs[i].ty, broken.outputs[i].expr) = (ty.clone(), Expr::zeros(ty));
     assert!(verify(&broken).unwrap_err().what.contains("ends at"));
 }

@@ -33,23 +33,25 @@ pub fn plan_side_files(
         match file.kind {
             SideKind::Copy => {}
             SideKind::Code if allow_code => {}
-            SideKind::Code | SideKind::Skipped(_) => continue,
+            // What describes the source's quantization describes the artifact where that is the same.
+            SideKind::Description if preset.native => {}
+            SideKind::Code | SideKind::Description | SideKind::Skipped(_) => continue,
         }
         files.push(SideFile { name: file.name.clone(), bytes: file.bytes, origin: Origin::Copied });
     }
-    let mut generated: Vec<&str> = Vec::new();
+    let mut generated: Vec<String> = Vec::new();
     if checkpoint.config.present {
-        generated.push(CONFIG);
+        generated.push(CONFIG.to_owned());
     }
-    generated.extend(engine.index_name(plan.shards.len()));
-    generated.extend(engine.description_name());
+    generated.extend(engine.index_name(preset, plan.shards.len()));
+    generated.extend(engine.description_name(preset));
     for name in generated {
         // What the engine writes replaces what the source has under that name.
         files.retain(|f| f.name != name);
         let mut counter = Counter(0);
         // Counting cannot fail.
-        let _ = write_generated(name, plan, checkpoint, preset, engine, &mut counter);
-        files.push(SideFile { name: name.to_owned(), bytes: counter.0, origin: Origin::Generated });
+        let _ = write_generated(&name, plan, checkpoint, preset, engine, &mut counter);
+        files.push(SideFile { name, bytes: counter.0, origin: Origin::Generated });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     plan.side_files = files;
@@ -82,7 +84,7 @@ fn write_generated(
         serde_json::to_writer_pretty(&mut out, &engine.config(&cx))?;
         return out.write_all(b"\n");
     }
-    if Some(name) == engine.description_name() {
+    if Some(name) == engine.description_name(preset).as_deref() {
         return engine.write_description(&cx, out);
     }
     let mut map: Vec<(&str, &str)> = plan

@@ -5,6 +5,7 @@
 
 use super::config::{Quantization, WeightGroup};
 use super::name::split;
+use super::stored::{Global, Stored};
 use super::{TensorId, TensorInfo, find};
 use crate::dtype::Dtype;
 use crate::dtype::packing::Packing;
@@ -18,16 +19,19 @@ pub enum Encoding {
     /// Its elements are its values.
     Plain,
     /// Codes; the value is the code times its scale.
-    Codes {
-        /// The tensor that holds the scales.
-        scale: TensorId,
-        /// Format of codes and scales.
-        scheme: Scheme,
-    },
-    /// The scales of another tensor.
+    Codes(Stored),
+    /// Scales, zero points, a global scale or the order of the groups of another tensor.
     ScaleOf {
         /// The tensor that holds the codes.
         codes: TensorId,
+    },
+    /// Belongs to another tensor's codes and says nothing that headers and configuration do not: shapes, neutral
+    /// smoothing factors, zero points of a symmetric scheme, sums that engines precompute.
+    Redundant {
+        /// The tensor that holds the codes.
+        codes: TensorId,
+        /// What it is, for people.
+        what: &'static str,
     },
     /// The offsets of another tensor's codes. All zero in a symmetric scheme, which only their bytes tell: a reader that
     /// decodes the codes without them must check.
@@ -47,20 +51,19 @@ pub const MISSING_SCALE: &str = "quantized weight without a scale";
 /// [`Encoding::Unsupported`] text of a scale whose weight is not quantized or does not exist.
 pub const ORPHAN_SCALE: &str = "scale without a quantized weight";
 
-const FP4_I8: &str = "FP4 packed in I8 (DeepSeek-V4)";
-const PACKED_INT: &str = "integers packed in I32 (pack-quantized)";
-const PACKED_FP4: &str = "FP4 packed in U8 (weight_packed)";
-const GPTQ: &str = "GPTQ or AWQ (qweight)";
-const MXFP4_BLOCKS: &str = "MXFP4 blocks (gpt-oss)";
-const NVFP4: &str = "FP4 packed in U8 (NVFP4 or MXFP4)";
+const PACKED_INT: &str = "packed integers whose scales fit no group of the configuration";
+const PACKED_FP4: &str = "packed FP4 whose scales fit neither MXFP4 nor NVFP4";
+const GPTQ: &str = "GPTQ or AWQ in a layout that is not 4 or 8 bits";
 const BNB: &str = "bitsandbytes";
-/// What conversion says of codes with offsets.
-pub(super) const INT8_OFFSET: &str = "INT8 with offsets";
-const INT4_IN_I8: &str = "INT4 in INT8 containers";
-const INT8_ASYMMETRIC: &str = "asymmetric INT8";
+const NO_ZEROS: &str = "asymmetric integers without zero points";
 const RANK: &str = "quantized tensor that is no matrix";
-const SUB_BYTE: &str = "sub-byte floats";
+const SUB_BYTE: &str = "sub-byte floats without scales";
 const F8_OTHER: &str = "FP8 other than E4M3FN";
+pub(super) const INT8_OFFSET: &str = "INT8 with offsets";
+const SHAPE: &str = "the shape of a packed weight, which the header tells";
+const NEUTRAL: &str = "a smoothing factor of ones";
+const SUMS: &str = "sums that one engine precomputes";
+const OFFSETS: &str = "offsets of a symmetric scheme";
 
 /// Classifies every tensor. `tensors` is in natural order.
 ///
@@ -106,33 +109,25 @@ impl Classifier<'_> {
                 self.refuse(id, module, BNB, &["weight.absmax", "weight.quant_map", "weight.nested_absmax"]);
                 Ok(())
             }
-            ("weight", Dtype::U8) => {
-                let scales = ["weight_scale", "weight_scale_2", "input_scale", "weight_scale_inv", "scale"];
-                if scales.iter().any(|s| self.companion(module, s).is_some()) {
-                    self.refuse(id, module, NVFP4, &scales);
-                }
+            ("weight" | "weight_packed", Dtype::U8 | Dtype::F4E2M1) => {
+                self.fp4(id, module);
                 Ok(())
             }
-            ("weight_packed", dtype) => {
-                let what = if dtype == Dtype::U8 { PACKED_FP4 } else { PACKED_INT };
-                let parts = [
-                    "weight_scale",
-                    "weight_shape",
-                    "weight_zero_point",
-                    "weight_g_idx",
-                    "weight_global_scale",
-                    "input_global_scale",
-                ];
-                self.refuse(id, module, what, &parts);
+            ("weight_packed", Dtype::I32) => {
+                self.packed_integers(id, module);
                 Ok(())
             }
-            ("qweight", _) => {
-                self.refuse(id, module, GPTQ, &["qzeros", "scales", "g_idx"]);
+            ("qweight", Dtype::I32) => {
+                self.gptq_or_awq(id, module);
+                Ok(())
+            }
+            ("qweight", Dtype::I8) => {
+                self.smoothquant(id, module);
                 Ok(())
             }
             (_, Dtype::U8) if param.ends_with("_blocks") => {
                 let scales = format!("{}_scales", param.trim_end_matches("_blocks"));
-                self.refuse(id, module, MXFP4_BLOCKS, &[&scales]);
+                self.grouped(id, module, &scales, Packing::Blocks, &[Dtype::U8], PACKED_FP4);
                 Ok(())
             }
             _ => Ok(()),
@@ -145,7 +140,14 @@ impl Classifier<'_> {
             return;
         }
         let what = match (split(&tensor.name).1, tensor.dtype) {
-            ("weight_scale_inv" | "weight_scale" | "weight_scale_2" | "weight_zero_point", _) => ORPHAN_SCALE,
+            (
+                "weight_scale_inv"
+                | "weight_scale"
+                | "weight_scale_2"
+                | "weight_zero_point"
+                | "weight_global_scale",
+                _,
+            ) => ORPHAN_SCALE,
             (_, Dtype::F8E4M3) => MISSING_SCALE,
             (_, Dtype::F8E5M2 | Dtype::F8E4M3Fnuz | Dtype::F8E5M2Fnuz) => F8_OTHER,
             (_, Dtype::F4E2M1 | Dtype::F6E2M3 | Dtype::F6E3M2) => SUB_BYTE,
@@ -168,34 +170,326 @@ impl Classifier<'_> {
         }
     }
 
-    fn int8(&mut self, id: TensorId, module: &str) -> Result<()> {
-        let companions = ["weight_scale", "weight_offset", "weight_zero_point", "scale"];
-        if self.companion(module, "scale").is_some() {
-            self.refuse(id, module, FP4_I8, &companions);
-        } else if let Some(offset) = self.companion(module, "weight_offset") {
-            // AscendV1 stores offsets beside every scale, zero where the scheme is symmetric.
-            let rows = self.tensors[id as usize].shape.first().copied().unwrap_or(0);
-            match self.companion(module, "weight_scale") {
-                // Packed INT4 has two rows of the weight in each stored one.
-                Some(scale) if self.tensors[scale as usize].shape.first() != Some(&rows) => {
-                    self.refuse(id, module, INT8_OFFSET, &companions);
-                }
-                Some(_) => {
-                    self.out[offset as usize] = Encoding::OffsetOf { codes: id };
-                    return self.scaled(id, module, &["weight_scale"]);
-                }
-                None => self.refuse(id, module, MISSING_SCALE, &companions),
+    /// Marks `companion` of `module`, where it exists, as something that the codes `id` can do without.
+    fn claim(&mut self, id: TensorId, module: &str, companion: &str, what: &'static str) {
+        if let Some(found) = self.companion(module, companion) {
+            self.out[found as usize] = Encoding::Redundant { codes: id, what };
+        }
+    }
+
+    /// Marks `id` as codes with scales, and whatever belongs to them.
+    fn mark(&mut self, stored: Stored) {
+        for part in stored.tensors() {
+            self.out[part as usize] = Encoding::ScaleOf { codes: stored.codes };
+        }
+        self.out[stored.codes as usize] = Encoding::Codes(stored);
+    }
+
+    /// `[N, K]` of the weight whose codes are packed in tensor `id`.
+    fn logical(&self, id: TensorId, packing: Packing, element: Dtype) -> Option<[u64; 2]> {
+        let shape = packing.logical(element, &self.tensors[id as usize].shape)?;
+        let (k, outer) = shape.split_last()?;
+        let n = outer.iter().try_fold(1u64, |n, d| n.checked_mul(*d))?;
+        (!outer.is_empty()).then_some([n, *k])
+    }
+
+    /// FP4 codes in groups of 32 with exponent bytes in the tensor `param`, packed as said.
+    fn grouped(
+        &mut self,
+        id: TensorId,
+        module: &str,
+        param: &str,
+        packing: Packing,
+        scales: &[Dtype],
+        otherwise: &'static str,
+    ) -> bool {
+        let group = Granularity::Block { rows: 1, cols: 32 };
+        let shape = self.logical(id, packing, Dtype::F4E2M1);
+        if let (Some([n, k]), Some(scale)) = (shape, self.companion(module, param)) {
+            let grid = &self.tensors[scale as usize];
+            let count = grid.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+            let wanted = group.grid(n, k);
+            if scales.contains(&grid.dtype)
+                && k.is_multiple_of(32)
+                && count == wanted[0].checked_mul(wanted[1])
+                && grid.shape.last() == Some(&wanted[1])
+            {
+                let scheme = given(Dtype::F4E2M1, group, grid.dtype, packing);
+                self.mark(Stored::new(id, scale, scheme));
+                self.claim(id, module, "weight_shape", SHAPE);
+                return true;
             }
-        } else if self.companion(module, "weight_zero_point").is_some()
-            || self.groups(Dtype::I8).any(|g| !g.symmetric)
-        {
-            self.refuse(id, module, INT8_ASYMMETRIC, &companions);
-        } else if self.narrower_than_8_bits() {
-            self.refuse(id, module, INT4_IN_I8, &companions);
-        } else if self.companion(module, "weight_scale").is_some() {
+        }
+        if !otherwise.is_empty() {
+            self.refuse(id, module, otherwise, &[param]);
+        }
+        false
+    }
+
+    /// MXFP4 or NVFP4 in pairs, or as safetensors' own F4.
+    fn fp4(&mut self, id: TensorId, module: &str) {
+        let tensor = &self.tensors[id as usize];
+        let packing = if tensor.dtype == Dtype::F4E2M1 { Packing::Plain } else { Packing::Pairs };
+        let scales = ["weight_scale", "scale", "weight_scale_inv"];
+        let Some(param) = scales.iter().find(|p| self.companion(module, p).is_some()) else { return };
+        let global = [("weight_global_scale", true), ("weight_scale_2", false)]
+            .into_iter()
+            .find_map(|(name, divides)| Some((self.companion(module, name)?, divides)));
+        let Some((global, divides)) = global else {
+            self.grouped(id, module, param, packing, &[Dtype::U8, Dtype::F8E8M0], PACKED_FP4);
+            return;
+        };
+        let group = Granularity::Block { rows: 1, cols: 16 };
+        let (shape, scale) = (self.logical(id, packing, Dtype::F4E2M1), self.companion(module, param));
+        let fits = |[n, k]: [u64; 2], grid: &TensorInfo| {
+            k.is_multiple_of(16) && grid.dtype == Dtype::F8E4M3 && grid.shape[..] == group.grid(n, k)
+        };
+        match (shape, scale) {
+            (Some(shape), Some(scale)) if fits(shape, &self.tensors[scale as usize]) => {
+                let scheme = given(Dtype::F4E2M1, group, Dtype::F8E4M3, packing);
+                let factor = if divides { Global::Divisor(global) } else { Global::Multiplier(global) };
+                self.mark(Stored { global: Some(factor), ..Stored::new(id, scale, scheme) });
+                self.claim(id, module, "weight_shape", SHAPE);
+            }
+            _ => self.refuse(id, module, PACKED_FP4, &[param, "weight_global_scale", "weight_scale_2"]),
+        }
+    }
+
+    /// Integers of a few bits in I32, as compressed-tensors packs them.
+    fn packed_integers(&mut self, id: TensorId, module: &str) {
+        const PARTS: [&str; 4] = ["weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"];
+        let scale = self.companion(module, "weight_scale");
+        let groups = self.quantization.map_or(&[][..], |q| &q.groups);
+        let candidates = groups.iter().filter(|g| g.kind == "int").filter_map(|g| {
+            let element = integer(g.bits?)?;
+            let granularity = match (g.strategy.as_str(), g.group_size) {
+                ("group", Some(cols)) => Granularity::Block { rows: 1, cols },
+                ("channel", _) => Granularity::Channel,
+                ("", Some(cols)) => Granularity::Block { rows: 1, cols },
+                _ => return None,
+            };
+            Some((element, granularity))
+        });
+        let found = candidates.into_iter().find_map(|(element, granularity)| {
+            let [n, k] = self.logical(id, Packing::Int32, element)?;
+            let grid = &self.tensors[scale? as usize];
+            let float = grid.dtype.is_plain_float();
+            let whole = granularity.group().is_none_or(|g| k.is_multiple_of(g.into()));
+            (float && whole && scale_fits(granularity, n, k, &grid.shape))
+                .then_some((given(element, granularity, grid.dtype, Packing::Int32), [n, k]))
+        });
+        let (Some((scheme, [n, k])), Some(scale)) = (found, scale) else {
+            self.refuse(id, module, PACKED_INT, &PARTS);
+            return;
+        };
+        let zero = self.companion(module, "weight_zero_point");
+        if zero.is_none() && groups.iter().any(|g| g.kind == "int" && !g.symmetric) {
+            self.refuse(id, module, NO_ZEROS, &PARTS);
+            return;
+        }
+        if let Some(zero) = zero {
+            let (dtype, shape) = scheme.stored_zeros(n, k);
+            let tensor = &self.tensors[zero as usize];
+            if tensor.dtype != dtype || tensor.shape[..] != shape[..] {
+                self.refuse(id, module, PACKED_INT, &PARTS);
+                return;
+            }
+        }
+        let order = self.companion(module, "weight_g_idx");
+        self.mark(Stored { zero, order, ..Stored::new(id, scale, scheme) });
+        self.claim(id, module, "weight_shape", SHAPE);
+    }
+
+    /// GPTQ, or AWQ's `gemm`, as the configuration says.
+    fn gptq_or_awq(&mut self, id: TensorId, module: &str) {
+        const PARTS: [&str; 3] = ["qzeros", "scales", "g_idx"];
+        let json = self.quantization.map(|q| &q.json);
+        let number =
+            |keys: &[&str]| keys.iter().find_map(|k| json?.get(*k)).and_then(serde_json::Value::as_i64);
+        let method = self.quantization.map_or("", |q| q.method.as_str());
+        let text = |key: &str| json.and_then(|j| j.get(key)).and_then(serde_json::Value::as_str);
+        let awq = method.contains("awq");
+        let v2 = [text("checkpoint_format"), text("format")].contains(&Some("gptq_v2"));
+        let packing = match (awq, v2) {
+            (true, _) => Packing::Awq,
+            (false, true) => Packing::GptqV2,
+            (false, false) => Packing::Gptq,
+        };
+        let bits = number(&["bits", "w_bit"]).unwrap_or(4);
+        let element =
+            u64::try_from(bits).ok().and_then(integer).filter(|e| e.bits() == 4 || !awq && e.bits() == 8);
+        let scale = self.companion(module, "scales");
+        let shape = element.and_then(|e| self.logical(id, packing, e));
+        let (Some(element), Some([n, k]), Some(scale)) = (element, shape, scale) else {
+            self.refuse(id, module, GPTQ, &PARTS);
+            return;
+        };
+        let grid = &self.tensors[scale as usize];
+        let groups = grid.shape.first().copied().unwrap_or(0);
+        let size = match number(&["group_size", "q_group_size"]) {
+            Some(size) if size > 0 => u64::try_from(size).unwrap_or(k),
+            _ => k,
+        };
+        let granularity = Granularity::Block { rows: 1, cols: u32::try_from(size).unwrap_or(u32::MAX) };
+        let fits =
+            grid.shape[..] == [groups, n] && groups == k.div_ceil(size.max(1)) && grid.dtype.is_plain_float();
+        let scheme = given(element, granularity, grid.dtype, packing);
+        let zero = self.companion(module, "qzeros");
+        let zeros_fit = zero.is_none_or(|zero| {
+            let (dtype, shape) = scheme.stored_zeros(n, k);
+            let tensor = &self.tensors[zero as usize];
+            tensor.dtype == dtype && tensor.shape[..] == shape[..]
+        });
+        if !fits || !zeros_fit {
+            self.refuse(id, module, GPTQ, &PARTS);
+            return;
+        }
+        // With activation order a column's group is stored; without it the index says what everybody knows.
+        let reordered =
+            json.and_then(|j| j.get("desc_act")).and_then(serde_json::Value::as_bool).unwrap_or(false);
+        let symmetric = json.and_then(|j| j.get("sym")).and_then(serde_json::Value::as_bool).unwrap_or(false);
+        self.claim(id, module, "g_idx", "groups in their natural order");
+        self.claim(id, module, "qzeros", "zero points of a symmetric scheme");
+        let order = self.companion(module, "g_idx").filter(|_| reordered);
+        let zero = zero.filter(|_| awq || !symmetric);
+        self.mark(Stored { zero, order, ..Stored::new(id, scale, scheme) });
+    }
+
+    /// Cambricon's SmoothQuant: INT8 with a scale per row, or INT4 pairs in groups.
+    fn smoothquant(&mut self, id: TensorId, module: &str) {
+        let tensor = &self.tensors[id as usize];
+        let scale = self.companion(module, "per_channel_scale");
+        let found = scale.and_then(|scale| {
+            let grid = &self.tensors[scale as usize];
+            let [n, stored] = tensor.shape[..] else { return None };
+            if grid.shape[..] == [n] {
+                return Some(given(Dtype::I8, Granularity::Row, grid.dtype, Packing::Plain));
+            }
+            let [rows, groups] = grid.shape[..] else { return None };
+            let k = stored.checked_mul(2)?;
+            let cols = u32::try_from(k.checked_div(groups)?).ok().filter(|g| *g > 0)?;
+            let whole = rows == n && u64::from(cols) * groups == k && grid.dtype == Dtype::F32;
+            let granularity = Granularity::Block { rows: 1, cols };
+            whole.then(|| given(Dtype::I4, granularity, grid.dtype, Packing::PairsI8))
+        });
+        match (found, scale) {
+            (Some(scheme), Some(scale)) => {
+                self.mark(Stored::new(id, scale, scheme));
+                self.claim(id, module, "smooth", NEUTRAL);
+            }
+            _ => self.refuse(id, module, MISSING_SCALE, &["per_channel_scale", "smooth"]),
+        }
+    }
+
+    fn int8(&mut self, id: TensorId, module: &str) -> Result<()> {
+        const PARTS: [&str; 5] =
+            ["weight_scale", "weight_offset", "weight_zero_point", "scale", "scale_bias"];
+        let exponents = [Dtype::F8E8M0, Dtype::U8];
+        if self.grouped(id, module, "scale", Packing::PairsI8, &exponents, "") {
+            return Ok(());
+        }
+        let scale = ["weight_scale", "scale"].into_iter().find_map(|p| Some((p, self.companion(module, p)?)));
+        let shape = self.tensors[id as usize].shape.clone();
+        let Some((param, scale)) = scale else {
+            if self.companion(module, "weight_scale_inv").is_some() {
+                return self.scaled(id, module, &["weight_scale_inv"]);
+            }
+            if shape.len() == 2 {
+                self.refuse(id, module, MISSING_SCALE, &PARTS);
+            }
+            return Ok(());
+        };
+        let grid = &self.tensors[scale as usize];
+        let rows = shape.first().copied().unwrap_or(0);
+        if self.companion(module, "weight_offset").is_some() {
+            // AscendV1 stores offsets beside every scale, zero where the scheme is symmetric. Packed INT4 has two rows
+            // of the weight in each stored one.
+            if grid.shape.first() == Some(&rows.saturating_mul(2))
+                && shape.len() == 2
+                && grid.shape.len() == 2
+            {
+                let scheme = given(Dtype::I4, Granularity::Channel, grid.dtype, Packing::RowPairs);
+                if grid.shape[1] != 1 || !grid.dtype.is_plain_float() {
+                    self.refuse(id, module, INT8_OFFSET, &PARTS);
+                    return Ok(());
+                }
+                self.mark(Stored::new(id, scale, scheme));
+                self.claim(id, module, "weight_offset", OFFSETS);
+                self.claim(id, module, "scale_bias", SUMS);
+                return Ok(());
+            }
+            if grid.shape.first() != Some(&rows) {
+                self.refuse(id, module, INT8_OFFSET, &PARTS);
+                return Ok(());
+            }
+            if let Some(offset) = self.companion(module, "weight_offset") {
+                self.out[offset as usize] = Encoding::OffsetOf { codes: id };
+            }
             return self.scaled(id, module, &["weight_scale"]);
-        } else if self.tensors[id as usize].shape.len() == 2 {
-            self.refuse(id, module, MISSING_SCALE, &[]);
+        }
+        let expert = module.contains(".experts.");
+        if self.quantization.is_some_and(|q| q.method.starts_with("slimquant")) && expert && shape.len() == 2
+        {
+            if grid.shape[..] != [rows, 1] || grid.dtype != Dtype::F32 {
+                self.refuse(id, module, INT8_OFFSET, &PARTS);
+                return Ok(());
+            }
+            let scheme = given(Dtype::I4, Granularity::Channel, Dtype::F32, Packing::SlimQuant);
+            self.mark(Stored::new(id, scale, scheme));
+            return Ok(());
+        }
+        if self.narrower_than_8_bits() {
+            return self.int4_in_bytes(id, module, scale);
+        }
+        if self.companion(module, "weight_zero_point").is_none()
+            && self.groups(Dtype::I8).any(|g| !g.symmetric)
+        {
+            self.refuse(id, module, NO_ZEROS, &PARTS);
+            return Ok(());
+        }
+        self.scaled(id, module, &[param])?;
+        if let Some(zero) = self.companion(module, "weight_zero_point")
+            && let Encoding::Codes(stored) = &mut self.out[id as usize]
+        {
+            let (dtype, shape) = match shape[..] {
+                [n, k] => stored.scheme.stored_zeros(n, k),
+                _ => (Dtype::I8, Vec::new()),
+            };
+            let tensor = &self.tensors[zero as usize];
+            if tensor.dtype == dtype && tensor.shape.iter().product::<u64>() == shape.iter().product::<u64>()
+            {
+                stored.zero = Some(zero);
+                self.out[zero as usize] = Encoding::ScaleOf { codes: id };
+            } else {
+                self.refuse(id, module, "asymmetric INT8 whose zero points have another shape", &PARTS);
+            }
+        }
+        Ok(())
+    }
+
+    /// INT4 codes, one to a byte, in groups.
+    fn int4_in_bytes(&mut self, id: TensorId, module: &str, scale: TensorId) -> Result<()> {
+        let (shape, grid) = (&self.tensors[id as usize].shape, &self.tensors[scale as usize]);
+        let groups = self.quantization.map_or(&[][..], |q| &q.groups);
+        let found = match shape[..] {
+            [n, k] => {
+                groups.iter().filter(|g| g.kind == "int" && g.bits == Some(4) && g.symmetric).find_map(|g| {
+                    let granularity = match g.group_size {
+                        Some(cols) => Granularity::Block { rows: 1, cols },
+                        None => Granularity::Channel,
+                    };
+                    scale_fits(granularity, n, k, &grid.shape).then_some(granularity)
+                })
+            }
+            _ => None,
+        };
+        match found {
+            Some(granularity) if grid.dtype.is_plain_float() => {
+                let scheme = given(Dtype::I4, granularity, grid.dtype, Packing::Bytes);
+                self.mark(Stored::new(id, scale, scheme));
+                self.claim(id, module, "weight_shape", SHAPE);
+            }
+            _ => self.refuse(id, module, PACKED_INT, &["weight_scale", "weight_zero_point"]),
         }
         Ok(())
     }
@@ -220,6 +514,7 @@ impl Classifier<'_> {
         }
         let (configured, guesses) = self.granularities(weight.dtype, param);
         let fits = |g: &Granularity| scale_fits(*g, n, k, &grid.shape);
+        let exponents = matches!(grid.dtype, Dtype::F8E8M0 | Dtype::U8);
         let granularity = if let Some(g) = configured.iter().copied().find(fits) {
             g
         } else if let Some(g) = guesses.iter().copied().find(fits).filter(|_| configured.is_empty()) {
@@ -227,11 +522,9 @@ impl Classifier<'_> {
                 self.inferred += 1;
             }
             g
-        } else if param == "scale" && scale_fits(Granularity::Block { rows: 1, cols: 32 }, n, k, &grid.shape)
-        {
-            // DeepSeek-V4.1's Engram tables beside 32x32 blocks.
-            self.refuse(id, module, "FP8 with 1x32 scales beside another block size", &[param]);
-            return Ok(());
+        } else if exponents && fits(&MX) {
+            // MXFP8, and DeepSeek-V4.1's Engram tables beside 32x32 blocks.
+            MX
         } else {
             let options = if configured.is_empty() { guesses } else { configured };
             let expected: Vec<String> = options.iter().map(|g| format!("{:?} ({g})", g.grid(n, k))).collect();
@@ -241,9 +534,8 @@ impl Classifier<'_> {
                 .found(format!("{:?}", grid.shape))
                 .fix("check weight_block_size in config.json; fetch the checkpoint again if it is right"));
         };
-        let scheme = Scheme { element: weight.dtype, granularity, scale: grid.dtype, rule: Rule::Given, packing: Packing::Plain };
-        self.out[id as usize] = Encoding::Codes { scale, scheme };
-        self.out[scale as usize] = Encoding::ScaleOf { codes: id };
+        let scheme = given(weight.dtype, granularity, grid.dtype, Packing::Plain);
+        self.mark(Stored::new(id, scale, scheme));
         Ok(())
     }
 
@@ -279,6 +571,23 @@ impl Classifier<'_> {
             });
         }
         (configured, vec![Granularity::Tensor, Granularity::Channel])
+    }
+}
+
+/// Groups of the MX formats.
+const MX: Granularity = Granularity::Block { rows: 1, cols: 32 };
+
+/// A scheme whose scales came with the checkpoint.
+fn given(element: Dtype, granularity: Granularity, scale: Dtype, packing: Packing) -> Scheme {
+    Scheme { element, granularity, scale, rule: Rule::Given, packing }
+}
+
+/// The format of integers of so many bits.
+fn integer(bits: u64) -> Option<Dtype> {
+    match bits {
+        4 => Some(Dtype::I4),
+        8 => Some(Dtype::I8),
+        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Encoding;
 use crate::checkpoint::tests::parts;
-use crate::checkpoint::{Checkpoint, summary};
+use crate::checkpoint::{Checkpoint, Stored, summary};
 use crate::dtype::Dtype::{self, BF16, F8E4M3, F8E8M0, F16, F32, I8, I32, U8};
 use serde_json::{Value, json};
 
@@ -14,12 +14,13 @@ fn encoding_of(quantization: Value, list: &[(&str, Dtype, &[u64])]) -> String {
         Ok(c) => {
             let id = c.find(list[0].0).unwrap();
             match &c.encodings[id as usize] {
-                Encoding::Codes { scale, scheme } => {
+                Encoding::Codes(Stored { scale, scheme, .. }) => {
                     assert_eq!(c.encodings[*scale as usize], Encoding::ScaleOf { codes: id });
                     scheme.to_string()
                 }
                 Encoding::Plain => "plain".into(),
                 Encoding::ScaleOf { .. } => "scale".into(),
+                Encoding::Redundant { .. } => "redundant".into(),
                 Encoding::OffsetOf { .. } => "offset".into(),
                 Encoding::Unsupported { what } => {
                     let code = c.require_decodable(id).unwrap_err().code();
@@ -155,12 +156,8 @@ fn what_cannot_be_decoded_says_so() {
     check(&[("a.weight_scale", F32, &[2, 1])], "scale-orphan");
     let no = "encoding-unsupported: ";
     check(&[("a.weight", F8E4M3, &[2, 4, 4]), ("a.weight_scale_inv", F32, &[2, 1, 1])], no);
-    check(&[("a.weight", I8, &[256, 64]), ("a.scale", F8E8M0, &[256, 4])], no);
     check(&[("a.weight", I8, &[4, 4]), ("a.weight_offset", F32, &[4, 1])], "scale-missing");
-    check(
-        &[("a.weight", I8, &[4, 4]), ("a.weight_scale", F32, &[4, 1]), ("a.weight_zero_point", I8, &[4, 1])],
-        no,
-    );
+    // Packed, but nothing says of how many bits or in which groups.
     check(
         &[
             ("a.weight_packed", I32, &[4, 4]),
@@ -169,28 +166,167 @@ fn what_cannot_be_decoded_says_so() {
         ],
         no,
     );
-    check(&[("a.weight_packed", U8, &[4, 16]), ("a.weight_scale", U8, &[4, 1])], no);
+    check(&[("a.weight_packed", U8, &[4, 16]), ("a.weight_scale", U8, &[4, 2])], no);
     check(
-        &[("a.weight", U8, &[4, 16]), ("a.weight_scale", F8E4M3, &[4, 2]), ("a.weight_scale_2", F32, &[])],
+        &[("a.weight", U8, &[4, 16]), ("a.weight_scale", F8E4M3, &[4, 3]), ("a.weight_scale_2", F32, &[])],
         no,
     );
     check(
         &[
             ("a.qweight", I32, &[4, 4]),
             ("a.qzeros", I32, &[1, 1]),
-            ("a.scales", F16, &[1, 4]),
+            ("a.scales", F16, &[2, 4]),
             ("a.g_idx", I32, &[4]),
         ],
         no,
     );
-    check(&[("e.gate_up_proj_blocks", U8, &[1, 2, 3, 16]), ("e.gate_up_proj_scales", U8, &[1, 2, 3])], no);
+    check(&[("e.gate_up_proj_blocks", U8, &[1, 2, 3, 16]), ("e.gate_up_proj_scales", U8, &[1, 2, 2])], no);
     check(
         &[("a.weight", U8, &[16, 1]), ("a.weight.absmax", F32, &[4]), ("a.weight.quant_map", F32, &[16])],
         no,
     );
     check(&[("a.weight", Dtype::F4E2M1, &[4, 4])], no);
     check(&[("a.weight", Dtype::F8E5M2, &[4, 4])], no);
-    check(&[("a.weight", F8E4M3, &[4, 64]), ("a.scale", F8E8M0, &[4, 2])], no);
+}
+
+/// Every packing, with everything that belongs to it.
+#[test]
+fn packed_weights() {
+    use Dtype::{F4E2M1, I64};
+    type List<'a> = &'a [(&'a str, Dtype, &'a [u64])];
+    let ints = |bits: u64, group: i64, symmetric: bool| {
+        json!({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"targets": ["Linear"], "weights":
+            {"num_bits": bits, "type": "int", "strategy": "group", "group_size": group, "symmetric": symmetric}}}})
+    };
+    let gptq = |more: Value| {
+        let mut q =
+            json!({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": true, "desc_act": false});
+        q.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        q
+    };
+    let none = json!({});
+    let gptq_list: List = &[
+        ("a.qweight", I32, &[8, 16]),
+        ("a.g_idx", I32, &[64]),
+        ("a.qzeros", I32, &[2, 2]),
+        ("a.scales", F16, &[2, 16]),
+    ];
+    let packed: List = &[
+        ("a.weight_packed", I32, &[16, 8]),
+        ("a.weight_scale", BF16, &[16, 2]),
+        ("a.weight_shape", I64, &[2]),
+    ];
+    let cases: &[(Value, List, &str)] = &[
+        (
+            none.clone(),
+            &[("a.weight", I8, &[256, 64]), ("a.scale", F8E8M0, &[256, 4])],
+            "f4_e2m1:1x32:f8_e8m0:given:pairs-i8",
+        ),
+        (
+            none.clone(),
+            &[("a.weight", U8, &[256, 64]), ("a.weight_scale", U8, &[256, 4])],
+            "f4_e2m1:1x32:u8:given:pairs",
+        ),
+        (
+            none.clone(),
+            &[("a.weight_packed", U8, &[256, 64]), ("a.weight_scale", U8, &[256, 4])],
+            "f4_e2m1:1x32:u8:given:pairs",
+        ),
+        (
+            none.clone(),
+            &[("a.weight", F4E2M1, &[256, 128]), ("a.scale", F8E8M0, &[256, 4])],
+            "f4_e2m1:1x32:f8_e8m0:given",
+        ),
+        (
+            none.clone(),
+            &[("e.up_blocks", U8, &[2, 6, 3, 16]), ("e.up_scales", U8, &[2, 6, 3])],
+            "f4_e2m1:1x32:u8:given:blocks",
+        ),
+        (
+            none.clone(),
+            &[("a.weight", F8E4M3, &[4, 64]), ("a.scale", F8E8M0, &[4, 2])],
+            "f8_e4m3:1x32:f8_e8m0:given",
+        ),
+        (
+            none.clone(),
+            &[
+                ("a.weight", U8, &[4, 16]),
+                ("a.weight_scale", F8E4M3, &[4, 2]),
+                ("a.weight_scale_2", F32, &[]),
+            ],
+            "f4_e2m1:1x16:f8_e4m3:given:pairs",
+        ),
+        (ints(4, 32, true), packed, "i4:1x32:bf16:given:int32"),
+        (ints(8, 16, true), packed, "i8:1x16:bf16:given:int32"),
+        (
+            ints(4, 32, false),
+            &[packed[0], packed[1], packed[2], ("a.weight_zero_point", I32, &[2, 2])],
+            "i4:1x32:bf16:given:int32",
+        ),
+        (
+            ints(4, 32, true),
+            &[("a.weight", I8, &[4, 64]), ("a.weight_scale", BF16, &[4, 2])],
+            "i4:1x32:bf16:given:bytes",
+        ),
+        (gptq(json!({})), gptq_list, "i4:1x32:f16:given:gptq"),
+        (gptq(json!({"checkpoint_format": "gptq_v2", "sym": false})), gptq_list, "i4:1x32:f16:given:gptq-v2"),
+        (gptq(json!({"desc_act": true})), gptq_list, "i4:1x32:f16:given:gptq"),
+        (
+            json!({"quant_method": "awq", "bits": 4, "group_size": 32}),
+            &[("a.qweight", I32, &[64, 2]), ("a.qzeros", I32, &[2, 2]), ("a.scales", F16, &[2, 16])],
+            "i4:1x32:f16:given:awq",
+        ),
+        (
+            none.clone(),
+            &[("a.qweight", I8, &[4, 8]), ("a.per_channel_scale", F32, &[4]), ("a.smooth", F32, &[8])],
+            "i8:row:f32:given",
+        ),
+        (
+            none.clone(),
+            &[("a.qweight", I8, &[4, 64]), ("a.per_channel_scale", F32, &[4, 1]), ("a.smooth", F32, &[128])],
+            "i4:1x128:f32:given:pairs-i8",
+        ),
+        (
+            none,
+            &[
+                ("a.weight", I8, &[2, 8]),
+                ("a.weight_scale", F32, &[4, 1]),
+                ("a.weight_offset", F32, &[4, 1]),
+                ("a.scale_bias", F32, &[4, 1]),
+            ],
+            "i4:channel:f32:given:row-pairs",
+        ),
+        (
+            json!({"quant_method": "slimquant_w4a8"}),
+            &[("m.experts.0.a.weight", I8, &[4, 8]), ("m.experts.0.a.weight_scale", F32, &[4, 1])],
+            "i4:channel:f32:given:slimquant",
+        ),
+    ];
+    for (q, list, expected) in cases {
+        assert_eq!(encoding_of(q.clone(), list), *expected, "{list:?}");
+        let c = Checkpoint::from_parts(json!({"quantization_config": q}), parts(list)).unwrap();
+        // Every companion belongs to the codes.
+        let id = c.find(list[0].0).unwrap();
+        for (other, encoding) in (0..).zip(&c.encodings) {
+            let belongs = match encoding {
+                Encoding::ScaleOf { codes } | Encoding::Redundant { codes, .. } => *codes == id,
+                _ => other == id,
+            };
+            assert!(belongs, "{list:?}: {encoding:?}");
+        }
+        assert_eq!(summary(&c).schemes.len(), 1, "{list:?}");
+    }
+    // Zero points that are promised and missing, and the order of activation-ordered groups.
+    assert!(encoding_of(ints(4, 32, false), packed).starts_with("encoding-unsupported"));
+    let reordered = Checkpoint::from_parts(
+        json!({"quantization_config": gptq(json!({"desc_act": true}))}),
+        parts(gptq_list),
+    )
+    .unwrap();
+    let id = reordered.find("a.qweight").unwrap();
+    assert!(
+        matches!(&reordered.encodings[id as usize], Encoding::Codes(s) if s.order.is_some() && s.zero.is_none())
+    );
 }
 
 #[test]
@@ -200,7 +336,7 @@ fn offsets_beside_scales_are_decodable_but_not_convertible() {
     let c = Checkpoint::from_parts(json!({}), parts(list)).unwrap();
     let id = c.find("a.weight").unwrap();
     assert!(
-        matches!(&c.encodings[id as usize], Encoding::Codes { scheme, .. } if scheme.to_string() == "i8:channel:f32:given")
+        matches!(&c.encodings[id as usize], Encoding::Codes(Stored { scheme, .. }) if scheme.to_string() == "i8:channel:f32:given")
     );
     let offset = c.find("a.weight_offset").unwrap();
     assert_eq!(c.encodings[offset as usize], Encoding::OffsetOf { codes: id });

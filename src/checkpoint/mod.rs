@@ -15,6 +15,7 @@ mod notes;
 mod open;
 pub mod role;
 pub mod side;
+pub mod stored;
 pub mod summary;
 
 pub use config::{Config, Quantization, WeightGroup};
@@ -23,6 +24,7 @@ pub use family::Family;
 pub use name::{looks_like_lookup, looks_linear, module_of, natural_cmp};
 pub use role::{FusedPart, Kind, Part, Role, Scope, fused_group};
 pub use side::{SideFile, SideKind};
+pub use stored::{Global, Stored};
 pub use summary::{SchemeSummary, Summary, summary};
 
 use crate::dtype::Dtype;

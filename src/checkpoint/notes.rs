@@ -78,7 +78,7 @@ pub(super) fn add(checkpoint: &mut Checkpoint) {
             Encoding::Unsupported { what } => {
                 unsupported.insert(what);
             }
-            Encoding::Codes { .. } => codes += 1,
+            Encoding::Codes(_) => codes += 1,
             _ => {}
         }
     }

@@ -21,6 +21,8 @@ pub enum SideKind {
     Copy,
     /// Python code: copied with `--allow-code-files` only.
     Code,
+    /// Describes the source's quantization: copied only where that is kept.
+    Description,
     /// Not copied, for this reason.
     Skipped(&'static str),
 }
@@ -36,7 +38,7 @@ pub(super) fn kind(name: &str) -> SideKind {
     } else if ends(&["index.json"]) {
         SideKind::Skipped("an index of the source's own shards")
     } else if is_description(&lower) {
-        SideKind::Skipped("describes the source's own quantization")
+        SideKind::Description
     } else if ends(&[".safetensors"]) {
         SideKind::Skipped("weights that the index does not list")
     } else if ends(PICKLES) {
@@ -92,14 +94,15 @@ mod tests {
             assert_eq!(kind(name), SideKind::Copy, "{name}");
         }
         assert_eq!(kind("modeling_deepseek.py"), SideKind::Code);
+        for name in ["quant_model_description.json", "hf_quant_config.json", "quantize_config.json"] {
+            assert_eq!(kind(name), SideKind::Description, "{name}");
+        }
         for name in [
             ".gitattributes",
             ".evil.json",
             "config.json",
             "model.safetensors.index.json",
             "pytorch_model.bin.index.json",
-            "quant_model_description.json",
-            "hf_quant_config.json",
             "README.md",
             "model.bin",
             "x.PT",

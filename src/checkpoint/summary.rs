@@ -42,13 +42,13 @@ pub fn summary(checkpoint: &Checkpoint) -> Summary {
     let mut schemes: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     for (tensor, encoding) in checkpoint.tensors.iter().zip(&checkpoint.encodings) {
         let of_codes = match encoding {
-            Encoding::ScaleOf { codes } => &checkpoint.encodings[*codes as usize],
+            Encoding::ScaleOf { codes } | Encoding::Redundant { codes, .. } => &checkpoint.encodings[*codes as usize],
             other => other,
         };
         let name = match of_codes {
-            Encoding::Codes { scheme, .. } => scheme_name(scheme),
+            Encoding::Codes(stored) => scheme_name(&stored.scheme),
             Encoding::Unsupported { what } => format!("{what} (not decodable)"),
-            Encoding::Plain | Encoding::ScaleOf { .. } | Encoding::OffsetOf { .. } => {
+            _ => {
                 dtype_name(tensor.dtype).to_owned()
             }
         };

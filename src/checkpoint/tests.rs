@@ -128,7 +128,7 @@ fn deepseek_v3_has_the_published_totals() {
         (0..c.tensors.len() as u32).filter(|id| c.role(*id).mtp).map(|id| c.tensor(id).bytes).sum();
     assert_eq!(mtp, 15_424_227_552);
     let id = c.find("model.layers.60.self_attn.kv_a_proj_with_mqa.weight").unwrap();
-    let Encoding::Codes { scale, scheme } = &c.encodings[id as usize] else { panic!() };
+    let Encoding::Codes(Stored { scale, scheme, .. }) = &c.encodings[id as usize] else { panic!() };
     assert_eq!((&*c.tensor(*scale).shape, scheme.granularity), (&[5, 56][..], block(128, 128)));
     assert_eq!(c.encodings[*scale as usize], Encoding::ScaleOf { codes: id });
 }

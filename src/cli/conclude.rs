@@ -49,7 +49,7 @@ fn schemes(artifact: &Checkpoint) -> Vec<Scheme> {
         .encodings
         .iter()
         .filter_map(|encoding| match encoding {
-            Encoding::Codes { scheme, .. } => Some(*scheme),
+            Encoding::Codes(stored) => Some(stored.scheme),
             _ => None,
         })
         .collect();

@@ -258,6 +258,9 @@ struct ConvertArgs {
     /// Scheme of the target; its first one by default
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
+    /// Engine of the target; its first one by default
+    #[arg(long, value_name = "NAME")]
+    engine: Option<String>,
     /// Recipe file (TOML); flags add to it
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
@@ -282,6 +285,10 @@ struct ConvertArgs {
     /// Most tensor payload of a shard; 4 GiB by default
     #[arg(long, value_name = "SIZE")]
     shard_size: Option<SizeArg>,
+
+    /// Another rule for scales, where the scheme has a choice, such as `best-ue8m0` for `deepseek-ue8m0`
+    #[arg(long, value_name = "RULE")]
+    scale_rule: Option<String>,
     /// Tensor-parallel ranks of the artifact
     #[arg(long, value_name = "N")]
     tp: Option<u32>,
@@ -370,6 +377,7 @@ impl ConvertArgs {
         };
         Ok(file.overlaid(Recipe {
             scheme: self.scheme.clone(),
+            engine: self.engine.clone(),
             include: self.include.clone(),
             ignore: self.ignore.clone(),
             nan: self.nan.map(|n| match n {
@@ -378,6 +386,7 @@ impl ConvertArgs {
             }),
             allow_code_files: self.allow_code_files.then_some(true),
             shard_bytes: self.shard_size.map(|s| s.0),
+            scale_rule: self.scale_rule.clone(),
         }))
     }
 

@@ -167,6 +167,17 @@ impl Rule {
         Self::NAMES.iter().find(|(_, n)| *n == name).map(|(rule, _)| *rule)
     }
 
+    /// Whether a scheme with the rule `other` may have this one instead: same codes, other scales.
+    pub fn replaces(self, other: Rule) -> bool {
+        use Rule::*;
+        const SETS: [&[Rule]; 3] = [
+            &[Amax7, Amax7Eps, Ssz7, Amax7Half],
+            &[MxFloor, MxRceil, MxEven, MxAscend, MxBest],
+            &[DeepseekUe8m0, BestUe8m0],
+        ];
+        SETS.iter().any(|set| set.contains(&self) && set.contains(&other))
+    }
+
     /// Whether codes have zero points.
     pub fn is_asymmetric(self) -> bool {
         self == Rule::MinMax15
@@ -262,14 +273,11 @@ impl fmt::Display for Scheme {
 #[error("not a scheme: expected element:granularity:scale:rule[:packing]")]
 pub struct ParseSchemeError;
 
-impl FromStr for Scheme {
+impl FromStr for Granularity {
     type Err = ParseSchemeError;
 
     fn from_str(text: &str) -> Result<Self, ParseSchemeError> {
-        let mut parts = text.split(':');
-        let mut next = || parts.next().ok_or(ParseSchemeError);
-        let element = Dtype::from_text(next()?).ok_or(ParseSchemeError)?;
-        let granularity = match next()? {
+        Ok(match text {
             "tensor" => Granularity::Tensor,
             "channel" => Granularity::Channel,
             "row" => Granularity::Row,
@@ -278,7 +286,18 @@ impl FromStr for Scheme {
                 let parse = |t: &str| t.parse().ok().filter(|v| *v > 0).ok_or(ParseSchemeError);
                 Granularity::Block { rows: parse(rows)?, cols: parse(cols)? }
             }
-        };
+        })
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = ParseSchemeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSchemeError> {
+        let mut parts = text.split(':');
+        let mut next = || parts.next().ok_or(ParseSchemeError);
+        let element = Dtype::from_text(next()?).ok_or(ParseSchemeError)?;
+        let granularity = next()?.parse()?;
         let scale = Dtype::from_text(next()?).ok_or(ParseSchemeError)?;
         let rule = Rule::from_name(next()?).ok_or(ParseSchemeError)?;
         let packing = match parts.next() {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 /// The version of the journal's format.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Code of the error after a failed line: the failure itself, which says why, was returned to whoever wrote that line.
 pub const STOPPED: &str = "journal-stopped";

@@ -9,10 +9,12 @@ pub mod done;
 mod evaluate;
 pub mod finalize;
 pub mod journal;
+mod load;
 pub mod schedule;
 mod shards;
 mod sources;
 pub mod stats;
+mod store;
 pub mod weight_slices;
 
 use crate::artifact::digest::FileDigest;
@@ -313,8 +315,9 @@ impl Run<'_> {
         let mut buffers = self.buffers.take(&[PIECE as usize])?;
         let mut hash = RangeHash::new();
         for adopt in [false, true] {
-            for output in task.outputs().into_iter().flatten() {
-                let (offset, len) = task.output_range(output, tile.start, tile.end);
+            for written in &task.outputs {
+                let output = written.output;
+                let (offset, len) = written.range(tile.start, tile.end);
                 let mut at = 0;
                 while at < len {
                     let piece = PIECE.min(len - at) as usize;
@@ -346,7 +349,7 @@ impl Run<'_> {
                 .ranges()
                 .iter()
                 .flat_map(|(s, e)| {
-                    task.outputs().into_iter().flatten().map(move |o| task.output_range(o, *s, *e).1)
+                    task.outputs.iter().map(move |w| w.range(*s, *e).1)
                 })
                 .sum();
             self.shards.complete(task.shard, bytes);
@@ -366,6 +369,7 @@ impl Run<'_> {
             pool: &self.buffers,
             isa: Isa::chosen(),
             policy: job.policy,
+            globals: Mutex::default(),
         };
         let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
         let stop = AtomicBool::new(false);

@@ -8,7 +8,7 @@ pub fn to_text(stats: &Stats) -> String {
         return String::new();
     }
     format!(
-        "{} {} {} {:08x} {} {} {} {}",
+        "{} {} {} {:08x} {} {} {} {} {}",
         stats.signal.to_hex(),
         stats.noise.to_hex(),
         stats.elements,
@@ -16,7 +16,8 @@ pub fn to_text(stats: &Stats) -> String {
         stats.zero_rows,
         stats.saturated,
         stats.non_finite,
-        stats.zero_scale_codes
+        stats.zero_scale_codes,
+        stats.inexact_units
     )
 }
 
@@ -35,6 +36,7 @@ pub fn from_text(text: &str) -> Option<Stats> {
         saturated: words.next()?.parse().ok()?,
         non_finite: words.next()?.parse().ok()?,
         zero_scale_codes: words.next()?.parse().ok()?,
+        inexact_units: words.next()?.parse().ok()?,
     };
     words.next().is_none().then_some(stats)
 }
@@ -46,14 +48,14 @@ mod tests {
     #[test]
     fn text_is_exact() {
         let mut stats =
-            Stats { elements: 3, max_abs_error: 0.1, zero_rows: 1, non_finite: 2, ..Stats::default() };
+            Stats { elements: 3, max_abs_error: 0.1, zero_rows: 1, inexact_units: 4, ..Stats::default() };
         for x in [1e-300, 0.1, 3e200] {
             stats.signal.add(x);
             stats.noise.add(x / 7.0);
         }
         assert_eq!(from_text(&to_text(&stats)), Some(stats));
         assert_eq!(from_text(&to_text(&Stats::default())), Some(Stats::default()));
-        for text in ["1", "zz 0 1 0 0 0 0 0", "0 0 1 00000000 0 0 0 0 9"] {
+        for text in ["1", "zz 0 1 0 0 0 0 0 0", "0 0 1 00000000 0 0 0 0", "0 0 1 00000000 0 0 0 0 1 9"] {
             assert_eq!(from_text(text), None);
         }
     }

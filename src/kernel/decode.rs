@@ -1,5 +1,7 @@
 //! Source formats of the fast kernels: finite codes to values without branches, and largest magnitudes without decoding.
 
+use super::stats::LANES;
+
 /// A source format of `N`-byte elements.
 pub(super) trait Decode<const N: usize>: Copy {
     /// An integer that orders elements by magnitude.
@@ -7,6 +9,9 @@ pub(super) trait Decode<const N: usize>: Copy {
 
     /// Whether every value is exact in BF16.
     const FITS_BF16: bool = false;
+
+    /// Whether elements have a scale.
+    const SCALED: bool = false;
 
     /// The magnitude; that of a NaN or an infinity is larger than every finite one.
     fn magnitude(element: [u8; N]) -> Self::Magnitude;
@@ -99,6 +104,8 @@ pub(super) struct Int8;
 impl Decode<1> for Int8 {
     type Magnitude = u8;
 
+    const SCALED: bool = true;
+
     #[inline(always)]
     fn magnitude([code]: [u8; 1]) -> u8 {
         (code as i8).unsigned_abs()
@@ -130,6 +137,8 @@ impl<const MANTISSA: u32, const BIAS: u32, const FIRST_NON_FINITE: u8> Decode<1>
 {
     type Magnitude = u8;
 
+    const SCALED: bool = true;
+
     #[inline(always)]
     fn magnitude([code]: [u8; 1]) -> u8 {
         let negative_zero_is_nan = FIRST_NON_FINITE == 0x80;
@@ -160,10 +169,42 @@ const fn power_of_two(exponent: u32) -> f32 {
 /// The largest magnitude of `elements`; that of zero for none.
 #[inline(always)]
 pub(super) fn largest<D: Decode<N>, const N: usize>(elements: &[[u8; N]]) -> D::Magnitude {
+    // A loop of unknown length is vectorized for long slices only.
+    if elements.len() >= 128 {
+        let mut largest = D::Magnitude::default();
+        for element in elements {
+            let magnitude = D::magnitude(*element);
+            largest = if magnitude > largest { magnitude } else { largest };
+        }
+        return largest;
+    }
+    let (steps, rest) = elements.as_chunks::<LANES>();
     let mut largest = D::Magnitude::default();
-    for element in elements {
+    for step in steps {
+        let magnitude = largest_of_step::<D, N>(step);
+        largest = if magnitude > largest { magnitude } else { largest };
+    }
+    for element in rest {
         let magnitude = D::magnitude(*element);
         largest = if magnitude > largest { magnitude } else { largest };
     }
     largest
+}
+
+/// The largest magnitude of one step.
+#[inline(always)]
+pub(super) fn largest_of_step<D: Decode<N>, const N: usize>(step: &[[u8; N]; LANES]) -> D::Magnitude {
+    let mut lanes = [D::Magnitude::default(); LANES];
+    for i in 0..LANES {
+        lanes[i] = D::magnitude(step[i]);
+    }
+    // Halves, so that the comparisons stay in vectors.
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+        }
+        half /= 2;
+    }
+    lanes[0]
 }

@@ -1,7 +1,14 @@
 //! Sinks of the fast kernels: finite values to codes or plain floats, without branches.
 
-use super::reference::{self, NORMALIZER_RANGE};
-use crate::dtype::scheme::Rule;
+mod int;
+mod minifloat;
+
+pub(super) use int::{ToInt, ToIntClamped, ToIntCt, ToIntZero};
+pub(super) use minifloat::{ToE2m1, ToE4m3};
+
+use super::reference::{self, Extent, NORMALIZER_RANGE, UnitScale};
+use crate::dtype::scheme::Scheme;
+use minifloat::{Rounded, round_to_minifloat};
 
 /// One converted value.
 pub(super) struct Put<const M: usize> {
@@ -15,20 +22,81 @@ pub(super) struct Put<const M: usize> {
     pub(super) saturated: bool,
 }
 
+/// What scales are made by.
+#[derive(Clone, Copy)]
+pub(super) struct Quantizer {
+    pub(super) scheme: Scheme,
+    pub(super) global: f32,
+}
+
+impl Quantizer {
+    /// The scale of a unit whose values are finite; `None` where it takes all of them.
+    pub(super) fn scale(&self, extent: &Extent) -> Option<UnitScale> {
+        reference::scale(&self.scheme, self.global, extent)
+    }
+
+    /// The scale of a unit with these values.
+    pub(super) fn search(&self, extent: &Extent, values: &[f32]) -> UnitScale {
+        reference::search(&self.scheme, extent, values)
+    }
+}
+
 /// A sink of `M`-byte elements, set up for one unit.
 pub(super) trait Encode<const M: usize>: Copy {
-    /// What the sink needs besides the unit's magnitude.
+    /// What the sink needs besides the unit's values.
     type Setup: Copy;
 
     /// Whether values can saturate.
     const SATURATES: bool = false;
 
-    /// The encoder of a unit whose values are finite with largest magnitude `amax`, and the unit's normalizer (the scale
-    /// of a quantized unit). `None` for magnitudes that are left to the reference.
-    fn new(setup: Self::Setup, amax: f32) -> Option<(Self, f32)>;
+    /// Whether the scale depends on the smallest and the largest value.
+    const RANGE: bool = false;
+
+    /// The scale of a unit whose values are finite (1 for casts); `None` where it takes all of the values.
+    fn scale(setup: &Self::Setup, extent: &Extent) -> Option<UnitScale>;
+
+    /// The scale of a unit for which [`Encode::scale`] has none.
+    fn search(setup: &Self::Setup, extent: &Extent, values: &[f32]) -> UnitScale;
+
+    /// The encoder of a unit, whose normalizer is the scale's divisor. `None` for magnitudes that are left to the
+    /// reference.
+    fn new(setup: &Self::Setup, extent: &Extent, unit: &UnitScale) -> Option<Self>;
 
     /// Converts a value; `fits_bf16` says that it is exact in BF16.
     fn put(self, x: f32, fits_bf16: bool) -> Put<M>;
+}
+
+/// What every encoder of codes has in common.
+macro_rules! quantizer {
+    () => {
+        type Setup = Quantizer;
+
+        #[inline(always)]
+        fn scale(setup: &Quantizer, extent: &Extent) -> Option<UnitScale> {
+            setup.scale(extent)
+        }
+
+        fn search(setup: &Quantizer, extent: &Extent, values: &[f32]) -> UnitScale {
+            setup.search(extent, values)
+        }
+    };
+}
+use quantizer;
+
+/// What every cast has in common.
+macro_rules! cast {
+    () => {
+        type Setup = ();
+
+        #[inline(always)]
+        fn scale((): &(), _extent: &Extent) -> Option<UnitScale> {
+            Some(UnitScale::of(1.0))
+        }
+
+        fn search((): &(), _extent: &Extent, _values: &[f32]) -> UnitScale {
+            UnitScale::of(1.0)
+        }
+    };
 }
 
 /// Cast to bfloat16.
@@ -36,11 +104,11 @@ pub(super) trait Encode<const M: usize>: Copy {
 pub(super) struct ToBf16;
 
 impl Encode<2> for ToBf16 {
-    type Setup = ();
+    cast!();
 
     #[inline(always)]
-    fn new((): (), amax: f32) -> Option<(Self, f32)> {
-        squares_fit(amax).then_some((Self, 1.0))
+    fn new((): &(), extent: &Extent, _unit: &UnitScale) -> Option<Self> {
+        squares_fit(extent.amax).then_some(Self)
     }
 
     #[inline(always)]
@@ -55,12 +123,12 @@ impl Encode<2> for ToBf16 {
 pub(super) struct ToF16;
 
 impl Encode<2> for ToF16 {
-    type Setup = ();
+    cast!();
 
     #[inline(always)]
-    fn new((): (), amax: f32) -> Option<(Self, f32)> {
+    fn new((): &(), extent: &Extent, _unit: &UnitScale) -> Option<Self> {
         // 65520 is halfway to the next value and rounds to infinity.
-        (squares_fit(amax) && amax < 65520.0).then_some((Self, 1.0))
+        (squares_fit(extent.amax) && extent.amax < 65520.0).then_some(Self)
     }
 
     #[inline(always)]
@@ -77,99 +145,16 @@ impl Encode<2> for ToF16 {
 pub(super) struct ToF32;
 
 impl Encode<4> for ToF32 {
-    type Setup = ();
+    cast!();
 
     #[inline(always)]
-    fn new((): (), amax: f32) -> Option<(Self, f32)> {
-        squares_fit(amax).then_some((Self, 1.0))
+    fn new((): &(), extent: &Extent, _unit: &UnitScale) -> Option<Self> {
+        squares_fit(extent.amax).then_some(Self)
     }
 
     #[inline(always)]
     fn put(self, x: f32, _fits_bf16: bool) -> Put<4> {
         Put { code: x.to_le_bytes(), t: x, e: 0.0, saturated: false }
-    }
-}
-
-/// Codes of `Amax127` and `Amax127Bf16`.
-///
-/// No clamp: under `fl(amax / 127)` a value is at most `127 (1 + 2^-23)`, and rounding that scale to BF16 makes it at
-/// most 127.25; both round to 127. The floors of the rules only lower it.
-#[derive(Clone, Copy)]
-pub(super) struct ToInt8 {
-    scale: f32,
-}
-
-impl Encode<1> for ToInt8 {
-    type Setup = Rule;
-
-    #[inline(always)]
-    fn new(rule: Rule, amax: f32) -> Option<(Self, f32)> {
-        let scale = reference::scale(rule, amax);
-        Some((Self { scale }, scale))
-    }
-
-    #[inline(always)]
-    fn put(self, x: f32, _fits_bf16: bool) -> Put<1> {
-        let t = x / self.scale;
-        let k = round_to_int(t);
-        let q = k as f32;
-        Put { code: [k as u8], t, e: t - q, saturated: false }
-    }
-}
-
-/// Codes of `Ct127Bf16`.
-#[derive(Clone, Copy)]
-pub(super) struct ToInt8Ct {
-    scale: f32,
-}
-
-impl Encode<1> for ToInt8Ct {
-    type Setup = Rule;
-
-    const SATURATES: bool = true;
-
-    #[inline(always)]
-    fn new(rule: Rule, amax: f32) -> Option<(Self, f32)> {
-        let scale = reference::scale(rule, amax);
-        // Beyond 2^127 rounding to BF16 can overflow, which the reference handles.
-        (amax < f32::from_bits(254 << 23)).then_some((Self { scale }, scale))
-    }
-
-    #[inline(always)]
-    fn put(self, x: f32, fits_bf16: bool) -> Put<1> {
-        let t = x / self.scale;
-        let y = round_to_bf16(if fits_bf16 { t } else { round_to_bf16(x) / self.scale });
-        let rounded = round_to_int(y);
-        // On the integer, because clamps of floats do not vectorize.
-        let k = rounded.clamp(-128, 127);
-        let q = k as f32;
-        Put { code: [k as u8], t, e: t - q, saturated: k != rounded }
-    }
-}
-
-/// Codes of `Amax448` and `DeepseekUe8m0`.
-///
-/// No clamp: under `fl(amax / 448)` or a larger scale a value is at most `448 (1 + 2^-23)`, which rounds to 448.
-#[derive(Clone, Copy)]
-pub(super) struct ToE4m3 {
-    scale: f32,
-}
-
-impl Encode<1> for ToE4m3 {
-    type Setup = Rule;
-
-    #[inline(always)]
-    fn new(rule: Rule, amax: f32) -> Option<(Self, f32)> {
-        let scale = reference::scale(rule, amax);
-        Some((Self { scale }, scale))
-    }
-
-    #[inline(always)]
-    fn put(self, x: f32, _fits_bf16: bool) -> Put<1> {
-        let t = (x / self.scale).abs();
-        let Rounded { code, q } = round_to_minifloat::<3, 7>(t);
-        let sign = (x.to_bits() >> 24) & 0x80;
-        Put { code: [(code | sign) as u8], t, e: t - q, saturated: false }
     }
 }
 
@@ -185,38 +170,4 @@ fn squares_fit(amax: f32) -> bool {
 fn round_to_bf16(x: f32) -> f32 {
     let bits = x.to_bits();
     f32::from_bits(bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) & 0xFFFF_0000)
-}
-
-/// `t` of magnitude below 2^22 rounded to an integer, to nearest, ties to even. The sum with 1.5 · 2^23 has no bits for
-/// a fraction, and its low bits are the integer. (SSE2 has no rounding instruction.)
-#[inline(always)]
-fn round_to_int(t: f32) -> i32 {
-    const SHIFTER: f32 = 12_582_912.0;
-    (t + SHIFTER).to_bits().wrapping_sub(SHIFTER.to_bits()) as i32
-}
-
-/// A magnitude rounded to a small float: its code without sign, and its value.
-struct Rounded {
-    code: u32,
-    q: f32,
-}
-
-/// `a ≥ 0`, which must round to a finite value, rounded to a float of `MANTISSA` mantissa bits and exponent bias `BIAS`,
-/// to nearest, ties to even.
-///
-/// With `2^e` the binade of `a`, raised to that of the smallest normal for subnormals, the sum `a + 2^(e + 23 − MANTISSA)`
-/// has the last place of the small float, so the addition does the rounding; the sum's low bits are the significand.
-#[inline(always)]
-fn round_to_minifloat<const MANTISSA: u32, const BIAS: u32>(a: f32) -> Rounded {
-    let smallest_normal = (127 + 1 - BIAS) << 23;
-    let smallest = f32::from_bits(smallest_normal);
-    let raised = if a > smallest { a } else { smallest };
-    let binade = raised.to_bits() & 0x7F80_0000;
-    let shifter = f32::from_bits(binade + ((23 - MANTISSA) << 23));
-    let sum = a + shifter;
-    // The significand includes the implied one, so the exponent field counts from 0 at the smallest normal; a carry out
-    // of the significand moves into it.
-    let significand = sum.to_bits().wrapping_sub(shifter.to_bits());
-    let exponent = (binade - smallest_normal) >> (23 - MANTISSA);
-    Rounded { code: significand + exponent, q: sum - shifter }
 }

@@ -25,6 +25,7 @@ mod encode;
 mod exact_sum;
 mod fast;
 pub mod isa;
+pub mod pack;
 pub mod reference;
 mod scan;
 pub mod stats;
@@ -35,7 +36,7 @@ pub use scan::{count_non_finite, decode_scales, first_not_power_of_two};
 pub use stats::Stats;
 
 use crate::dtype::Dtype;
-use crate::dtype::scheme::Scheme;
+use crate::dtype::scheme::{Rule, Scheme};
 
 /// The values of a tile `[rows, cols]`, row-major, little-endian.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +75,10 @@ pub enum Sink<'a> {
     },
     /// Makes scales and codes.
     Quantize {
-        /// Element, granularity and rule, which is any but [`Rule::Given`](crate::dtype::scheme::Rule::Given); the packing plays no part here. `Tensor` takes
-        /// the tile for the tensor.
+        /// Element, granularity, scale format and rule, which is any but [`Rule::Given`]; the packing plays no part here.
+        /// `Tensor` takes the tile for the tensor. [`Rule::Fp4Blocks`] is for scaled values.
         scheme: Scheme,
-        /// The tensor's global of [`Rule::Nvfp4`](crate::dtype::scheme::Rule::Nvfp4); 1 for every other rule.
+        /// The tensor's global of [`Rule::Nvfp4`], positive and finite; 1 for every other rule.
         global: f32,
         /// `rows × cols` codes, one byte each: integers in two's complement, FP4 codes in the low nibble.
         codes: &'a mut [u8],
@@ -157,38 +158,75 @@ pub fn convert(
     }
 }
 
+/// The largest finite magnitude of the values of a tile, 0 without any: what the global of [`Rule::Nvfp4`]
+/// ([`nvfp4_global`](reference::nvfp4_global)) is made of.
+///
+/// # Errors
+///
+/// The first [`Fault`], unless the policy keeps non-finite values.
+///
+/// # Panics
+///
+/// If a slice of `values` does not have the length that its documentation states, or a dtype is none of those listed.
+pub fn largest_magnitude(
+    isa: Isa,
+    values: &Values<'_>,
+    rows: usize,
+    cols: usize,
+    policy: Policy,
+) -> Result<f32, Fault> {
+    check_values(values, rows, cols);
+    if rows == 0 || cols == 0 {
+        return Ok(0.0);
+    }
+    fast::largest_magnitude(isa, values, rows, cols, policy)
+}
+
 /// Asserts what [`convert`] documents.
 pub(crate) fn check_lengths(values: &Values<'_>, rows: usize, cols: usize, sink: &Sink<'_>) {
-    let elements = rows.checked_mul(cols);
-    let expect = |what: &str, len: usize, size: usize| {
-        let expected = elements.and_then(|n| n.checked_mul(size));
-        assert!(expected == Some(len), "{what}: {len} bytes for [{rows}, {cols}] of {size} bytes");
-    };
-    let expect_grid = |what: &str, len: usize, [block_rows, block_cols]: [usize; 2]| {
-        assert!(block_rows > 0 && block_cols > 0, "{what}: empty blocks");
-        let expected = rows.div_ceil(block_rows) * cols.div_ceil(block_cols);
-        assert!(
-            expected == len,
-            "{what}: {len} scales for [{rows}, {cols}] in [{block_rows}, {block_cols}] blocks"
-        );
-    };
-    match values {
-        Values::Bf16(bytes) | Values::F16(bytes) => expect("values", bytes.len(), 2),
-        Values::F32(bytes) => expect("values", bytes.len(), 4),
-        Values::Scaled { codes, scales, block_rows, block_cols, .. } => {
-            expect("values", codes.len(), 1);
-            if elements != Some(0) {
-                expect_grid("source scales", scales.len(), [*block_rows, *block_cols]);
-            }
-        }
-    }
+    check_values(values, rows, cols);
     match sink {
-        Sink::Cast { to, out } => expect("cast", out.len(), if *to == Dtype::F32 { 4 } else { 2 }),
-        Sink::Quantize { codes, scales, .. } => {
-            expect("codes", codes.len(), 1);
-            if elements != Some(0) {
-                expect_grid("scales", scales.len(), unit_shape(sink, rows, cols));
+        Sink::Cast { to, out } => {
+            expect("cast", out.len(), [rows, cols], if *to == Dtype::F32 { 4 } else { 2 });
+        }
+        Sink::Quantize { scheme, codes, scales, zeros, .. } => {
+            expect("codes", codes.len(), [rows, cols], 1);
+            if rows > 0 && cols > 0 {
+                expect_grid("scales", scales.len(), [rows, cols], unit_shape(sink, rows, cols));
+                let zero_points = if scheme.rule.is_asymmetric() { scales.len() } else { 0 };
+                assert!(zeros.len() == zero_points, "{} zero points for {zero_points}", zeros.len());
+            }
+            let scaled = matches!(values, Values::Scaled { .. });
+            assert!(scheme.rule != Rule::Fp4Blocks || scaled, "plain floats have no groups of FP4");
+        }
+    }
+}
+
+fn check_values(values: &Values<'_>, rows: usize, cols: usize) {
+    match values {
+        Values::Bf16(bytes) | Values::F16(bytes) => expect("values", bytes.len(), [rows, cols], 2),
+        Values::F32(bytes) => expect("values", bytes.len(), [rows, cols], 4),
+        Values::Scaled { codes, scales, block_rows, block_cols, .. } => {
+            expect("values", codes.len(), [rows, cols], 1);
+            if rows > 0 && cols > 0 {
+                expect_grid("source scales", scales.len(), [rows, cols], [*block_rows, *block_cols]);
             }
         }
     }
+}
+
+/// Asserts that `[rows, cols]` elements of `size` bytes have `len` bytes.
+fn expect(what: &str, len: usize, [rows, cols]: [usize; 2], size: usize) {
+    let expected = rows.checked_mul(cols).and_then(|n| n.checked_mul(size));
+    assert!(expected == Some(len), "{what}: {len} bytes for [{rows}, {cols}] of {size} bytes");
+}
+
+/// Asserts that `[rows, cols]` elements in such blocks have `len` scales.
+fn expect_grid(what: &str, len: usize, [rows, cols]: [usize; 2], [block_rows, block_cols]: [usize; 2]) {
+    assert!(block_rows > 0 && block_cols > 0, "{what}: empty blocks");
+    let expected = rows.div_ceil(block_rows) * cols.div_ceil(block_cols);
+    assert!(
+        expected == len,
+        "{what}: {len} scales for [{rows}, {cols}] in [{block_rows}, {block_cols}] blocks"
+    );
 }

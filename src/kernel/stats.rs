@@ -22,6 +22,8 @@ pub struct Stats {
     pub non_finite: u64,
     /// Non-zero codes of the source under a scale of zero.
     pub zero_scale_codes: u64,
+    /// Units in which some finite value has an error.
+    pub inexact_units: u64,
 }
 
 impl Stats {
@@ -35,6 +37,7 @@ impl Stats {
         self.saturated += other.saturated;
         self.non_finite += other.non_finite;
         self.zero_scale_codes += other.zero_scale_codes;
+        self.inexact_units += other.inexact_units;
     }
 
     /// Signal-to-quantization-noise ratio in dB; `None` without signal or without noise (a lossless conversion).
@@ -50,7 +53,10 @@ impl Stats {
         let n2 = f64::from(n) * f64::from(n);
         self.signal.add(lanes.signal_sum * n2);
         self.noise.add(lanes.noise_sum * n2);
-        let error = lanes.largest() * n;
+        let largest = lanes.largest();
+        // Not the noise: squares of tiny errors vanish.
+        self.inexact_units += u64::from(largest > 0.0);
+        let error = largest * n;
         self.max_abs_error = if error > self.max_abs_error { error } else { self.max_abs_error };
     }
 }

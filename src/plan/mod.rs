@@ -10,9 +10,10 @@ pub mod layout;
 pub mod parser;
 pub mod printer;
 pub mod recipe;
+pub mod value;
 pub mod verifier;
 
-pub use expr::{Expr, Ty};
+pub use expr::{Expr, Part, Stored, Ty};
 
 use crate::checkpoint::{Checkpoint, TensorId, TensorInfo};
 use crate::dtype::Dtype;
@@ -106,6 +107,12 @@ impl Output {
     /// Bytes stored.
     pub fn bytes(&self) -> u64 {
         self.ty.bytes()
+    }
+
+    /// Whether it belongs to the codes before it: scales, zero points and whatever else a loader registers beside them.
+    pub fn is_companion(&self) -> bool {
+        let param = self.name.rsplit_once('.').map_or("", |(_, param)| param);
+        self.scheme.is_some() && !matches!(param, "weight" | "weight_packed" | "qweight")
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reads the text form of a plan back: `parse(to_text(plan)) == plan`.
 
+use super::expr::{Axis, Constant, Cut, Global, Part, Stored, View};
 use super::printer::MAGIC;
 use super::{
     Dropped, Exactness, Expr, Fate, Header, Origin, Output, Place, Plan, Shape, Shard, SideFile, Source, Ty,
@@ -245,8 +246,10 @@ impl<'a> Cursor<'a> {
         if self.rest.starts_with('"') {
             return Ok(Expr::Load(self.tensor()?));
         }
-        if self.eat("zeros()") {
-            return Ok(Expr::Zeros(ty.clone()));
+        for (text, constant) in [("zeros()", Constant::Zeros), ("ones()", Constant::Ones)] {
+            if self.eat(text) {
+                return Ok(Expr::Constant { ty: ty.clone(), constant });
+            }
         }
         for (head, pow2) in [("scale_f32(", false), ("scale_f32_pow2(", true)] {
             if self.eat(head) {
@@ -255,25 +258,104 @@ impl<'a> Cursor<'a> {
                 return Ok(Expr::ScaleF32 { scale, pow2 });
             }
         }
+        if self.eat("reciprocal(") {
+            let scale = self.tensor()?;
+            self.expect(")")?;
+            return Ok(Expr::Reciprocal(scale));
+        }
         let head = self.until('[')?;
         let argument = self.until(']')?;
         let scheme = || argument.parse::<Scheme>().map_err(|e| format!("`{argument}`: {e}"));
         self.expect("(")?;
         let expr = match head {
-            "dequantize" => {
-                let codes = self.tensor()?;
-                self.expect(",")?;
-                Expr::Dequantize { codes, scale: self.tensor()?, scheme: scheme()? }
+            "dequantize" => self.dequantize(scheme()?)?,
+            "view" | "view_t" | "view_column" => {
+                let [row, step, rows, col, cols] = numbers(argument)?;
+                let (transpose, column) = (head == "view_t", head == "view_column");
+                let view = View { row, step, rows, col, cols, transpose, column };
+                Expr::View { value: Box::new(self.expr(ty)?), view }
             }
             "cast" => {
                 let to = Dtype::from_text(argument).ok_or_else(|| format!("unknown dtype `{argument}`"))?;
                 Expr::Cast { value: Box::new(self.expr(ty)?), to }
             }
-            "codes" => Expr::Codes { value: Box::new(self.expr(ty)?), scheme: scheme()? },
-            "scales" => Expr::Scales { value: Box::new(self.expr(ty)?), scheme: scheme()? },
-            other => return Err(format!("unknown operation `{other}`")),
+            "words" => {
+                let [word] = numbers(argument)?;
+                let word = u32::try_from(word).map_err(|_| format!("no word: `{argument}`"))?;
+                Expr::Constant { ty: ty.clone(), constant: Constant::Words(word) }
+            }
+            "shape" => Expr::Constant { ty: ty.clone(), constant: Constant::Shape(numbers(argument)?) },
+            "groups" => {
+                let [group] = numbers(argument)?;
+                let group = u32::try_from(group).map_err(|_| format!("no group: `{argument}`"))?;
+                Expr::Constant { ty: ty.clone(), constant: Constant::Groups(group) }
+            }
+            "scale_bytes" => self.scale_bytes(argument)?,
+            "slice_rows" | "slice_cols" => {
+                let [start, len] = numbers(argument)?;
+                let axis = if head == "slice_rows" { Axis::Rows } else { Axis::Cols };
+                Expr::Slice { value: Box::new(self.expr(ty)?), cut: Cut { axis, start, len } }
+            }
+            other => {
+                let part = part(other).ok_or_else(|| format!("unknown operation `{other}`"))?;
+                let value = Box::new(self.expr(ty)?);
+                let mut peers = Vec::new();
+                while self.eat(";") {
+                    peers.push(self.expr(ty)?);
+                }
+                Expr::Quantize { part, value, peers, scheme: scheme()? }
+            }
         };
         self.expect(")")?;
         Ok(expr)
     }
+
+    fn dequantize(&mut self, scheme: Scheme) -> Parsed<Expr> {
+        let codes = self.tensor()?;
+        self.expect(",")?;
+        let scale = self.tensor()?;
+        let mut stored = Stored { codes, scale, zero: None, global: None, order: None, scheme };
+        while self.eat(",") {
+            let key = self.until('=')?;
+            let id = self.tensor()?;
+            match key {
+                "zero" => stored.zero = Some(id),
+                "multiplier" => stored.global = Some(Global::Multiplier(id)),
+                "divisor" => stored.global = Some(Global::Divisor(id)),
+                "order" => stored.order = Some(id),
+                other => return Err(format!("unknown argument `{other}`")),
+            }
+        }
+        Ok(Expr::Dequantize(stored))
+    }
+
+    fn scale_bytes(&mut self, argument: &str) -> Parsed<Expr> {
+        let wrong = || format!("expected granularity,n,k,group,dtype, not `{argument}`");
+        let parts: Vec<&str> = argument.split(',').collect();
+        let [granularity, n, k, group, to] = parts[..] else { return Err(wrong()) };
+        Ok(Expr::ScaleBytes {
+            granularity: granularity.parse().map_err(|_| wrong())?,
+            shape: [n.parse().map_err(|_| wrong())?, k.parse().map_err(|_| wrong())?],
+            group: group.parse().map_err(|_| wrong())?,
+            to: Dtype::from_text(to).ok_or_else(wrong)?,
+            scale: self.tensor()?,
+        })
+    }
+}
+
+/// The part that an operation's name stands for.
+fn part(name: &str) -> Option<Part> {
+    Some(match name {
+        "codes" => Part::Codes,
+        "scales" => Part::Scales,
+        "zero_points" => Part::Zeros,
+        "global_scale" => Part::Global,
+        other => Part::Bias(other.strip_prefix("scale_bias_")?.parse().ok().filter(|n| *n > 0)?),
+    })
+}
+
+/// So many numbers, between commas, plus signs or asterisks.
+fn numbers<const N: usize>(text: &str) -> Parsed<[u64; N]> {
+    let parsed: Result<Vec<u64>, _> = text.split([',', '+', '*']).map(str::parse).collect();
+    parsed.ok().and_then(|list| list.try_into().ok()).ok_or_else(|| format!("expected {N} numbers, not `{text}`"))
 }

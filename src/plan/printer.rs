@@ -3,6 +3,7 @@
 //! One line per thing, in this order: header lines, `source`, `in`, `out`, `drop`, `shard`, `side`. Names are JSON
 //! strings. [`super::parser`] reads it back; the digest of a plan is the BLAKE3 of this text.
 
+use super::expr::{Axis, Constant, Cut, Global, Part, Stored, View};
 use super::{Expr, Output, Plan, type_text};
 use crate::checkpoint::TensorInfo;
 use std::fmt::{self, Display, Write};
@@ -58,27 +59,72 @@ fn print_expr(expr: &Expr, inputs: &[TensorInfo], out: &mut impl Write) -> fmt::
     let name = |id: &u32| Quoted(&inputs[*id as usize].name);
     match expr {
         Expr::Load(id) => write!(out, "{}", name(id)),
-        Expr::Dequantize { codes, scale, scheme } => {
-            write!(out, "dequantize[{scheme}]({}, {})", name(codes), name(scale))
+        Expr::Dequantize(stored) => {
+            let Stored { codes, scale, zero, global, order, scheme } = stored;
+            write!(out, "dequantize[{scheme}]({}, {}", name(codes), name(scale))?;
+            if let Some(zero) = zero {
+                write!(out, ", zero={}", name(zero))?;
+            }
+            match global {
+                Some(Global::Multiplier(id)) => write!(out, ", multiplier={}", name(id))?,
+                Some(Global::Divisor(id)) => write!(out, ", divisor={}", name(id))?,
+                None => {}
+            }
+            if let Some(order) = order {
+                write!(out, ", order={}", name(order))?;
+            }
+            out.write_char(')')
+        }
+        Expr::View { value, view } => {
+            let View { row, step, rows, col, cols, transpose, column } = view;
+            let kind = match (column, transpose) {
+                (true, _) => "_column",
+                (false, true) => "_t",
+                (false, false) => "",
+            };
+            write!(out, "view{kind}[{row}+{step}*{rows},{col}+{cols}](")?;
+            print_expr(value, inputs, out)?;
+            out.write_char(')')
         }
         Expr::Cast { value, to } => {
             write!(out, "cast[{to}](")?;
             print_expr(value, inputs, out)?;
             out.write_char(')')
         }
-        Expr::Codes { value, scheme } => {
-            write!(out, "codes[{scheme}](")?;
+        Expr::Quantize { part, value, peers, scheme } => {
+            match part {
+                Part::Codes => write!(out, "codes[{scheme}](")?,
+                Part::Scales => write!(out, "scales[{scheme}](")?,
+                Part::Zeros => write!(out, "zero_points[{scheme}](")?,
+                Part::Bias(pieces) => write!(out, "scale_bias_{pieces}[{scheme}](")?,
+                Part::Global => write!(out, "global_scale[{scheme}](")?,
+            }
             print_expr(value, inputs, out)?;
-            out.write_char(')')
-        }
-        Expr::Scales { value, scheme } => {
-            write!(out, "scales[{scheme}](")?;
-            print_expr(value, inputs, out)?;
+            for peer in peers {
+                out.write_str("; ")?;
+                print_expr(peer, inputs, out)?;
+            }
             out.write_char(')')
         }
         Expr::ScaleF32 { scale, pow2: false } => write!(out, "scale_f32({})", name(scale)),
         Expr::ScaleF32 { scale, pow2: true } => write!(out, "scale_f32_pow2({})", name(scale)),
-        Expr::Zeros(_) => out.write_str("zeros()"),
+        Expr::Reciprocal(id) => write!(out, "reciprocal({})", name(id)),
+        Expr::ScaleBytes { scale, granularity, shape: [n, k], group, to } => {
+            write!(out, "scale_bytes[{granularity},{n},{k},{group},{to}]({})", name(scale))
+        }
+        Expr::Constant { constant, .. } => match constant {
+            Constant::Zeros => out.write_str("zeros()"),
+            Constant::Ones => out.write_str("ones()"),
+            Constant::Words(word) => write!(out, "words[{word}]()"),
+            Constant::Shape([n, k]) => write!(out, "shape[{n},{k}]()"),
+            Constant::Groups(group) => write!(out, "groups[{group}]()"),
+        },
+        Expr::Slice { value, cut: Cut { axis, start, len } } => {
+            let axis = if *axis == Axis::Rows { "rows" } else { "cols" };
+            write!(out, "slice_{axis}[{start}+{len}](")?;
+            print_expr(value, inputs, out)?;
+            out.write_char(')')
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A [`Recipe`] is a TOML file or the flags of the command line; a [`ResolvedRecipe`] is embedded in plan and manifest.
 
+use crate::dtype::scheme::Rule;
 use crate::error::{Error, Result};
 use globset::{GlobBuilder, GlobMatcher};
 use regex::Regex;
@@ -24,6 +25,8 @@ pub enum NanPolicy {
 pub struct Recipe {
     /// Scheme name of the target.
     pub scheme: Option<String>,
+    /// Engine name, one of the target's.
+    pub engine: Option<String>,
     /// Quantize only modules or tensors that match.
     #[serde(default)]
     pub include: Vec<String>,
@@ -36,6 +39,8 @@ pub struct Recipe {
     pub allow_code_files: Option<bool>,
     /// Most tensor payload of a shard, in bytes.
     pub shard_bytes: Option<u64>,
+    /// Another rule for scales, where the scheme has a choice.
+    pub scale_rule: Option<String>,
 }
 
 impl Recipe {
@@ -44,7 +49,7 @@ impl Recipe {
         toml::from_str(text).map_err(|e: toml::de::Error| {
             Error::usage("recipe-invalid", "the recipe is not valid")
                 .file(file)
-                .expected("TOML with the keys scheme, include, ignore, nan, allow-code-files, shard-bytes")
+                .expected("TOML with the keys scheme, engine, include, ignore, nan, allow-code-files, shard-bytes, scale-rule")
                 .found(e.message())
                 .fix("correct the key or value named above")
         })
@@ -53,11 +58,13 @@ impl Recipe {
     /// This recipe with `over`'s settings on top: single values replace, patterns add up.
     pub fn overlaid(mut self, over: Recipe) -> Recipe {
         self.scheme = over.scheme.or(self.scheme);
+        self.engine = over.engine.or(self.engine);
         self.include.extend(over.include);
         self.ignore.extend(over.ignore);
         self.nan = over.nan.or(self.nan);
         self.allow_code_files = over.allow_code_files.or(self.allow_code_files);
         self.shard_bytes = over.shard_bytes.or(self.shard_bytes);
+        self.scale_rule = over.scale_rule.or(self.scale_rule);
         self
     }
 }
@@ -81,6 +88,24 @@ pub struct ResolvedRecipe {
     pub allow_code_files: bool,
     /// Most tensor payload of a shard, in bytes; a single larger tensor has a shard of its own.
     pub shard_bytes: u64,
+    /// Another rule for scales than the scheme's own.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "rule_name")]
+    pub scale_rule: Option<Rule>,
+}
+
+/// Rules by their names.
+mod rule_name {
+    use super::Rule;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(rule: &Option<Rule>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(rule.map_or("", Rule::name))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Rule>, D::Error> {
+        let name = String::deserialize(d)?;
+        Rule::from_name(&name).map(Some).ok_or_else(|| serde::de::Error::custom(format!("no rule {name}")))
+    }
 }
 
 impl ResolvedRecipe {

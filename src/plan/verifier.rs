@@ -4,11 +4,14 @@
 //! 2. Output names are unique.
 //! 3. Every source tensor feeds an output or is dropped with a reason, never both and never neither.
 //! 4. A stated fate and exactness agree with the expression.
-//! 5. Codes and scales come in pairs over one value, and lie in one shard.
+//! 5. The parts of one quantization follow one another, codes first, scales among them, and lie in one shard.
 //! 6. Once placed: every output has a place, places do not overlap, leave no hole, start after the header and end at
 //!    the end of the file.
 
+use super::cost::same_quantization;
+use super::expr::Part;
 use super::{Dropped, Exactness, Expr, Fate, Output, Plan, type_text};
+use crate::dtype::scheme::Rule;
 use std::collections::BTreeMap;
 
 /// A broken invariant.
@@ -56,16 +59,29 @@ fn verify_output(plan: &Plan, output: &Output) -> Result<(), Violation> {
     if ty != output.ty {
         return Err(violation(&output.name, format!("declared as {} but computed as {ty}", output.ty)));
     }
-    let lawful = match (&output.expr, output.fate, output.exactness) {
+    let expr = match &output.expr {
+        // A rank's part is what the whole is.
+        Expr::Slice { value, .. } => value,
+        expr => expr,
+    };
+    let lawful = match (expr, output.fate, output.exactness) {
+        // A slice of a copy is no longer the tensor, but every byte of it is.
         (Expr::Load(_), Fate::Kept, Exactness::Bitwise) => true,
-        (Expr::Codes { .. } | Expr::Scales { .. }, Fate::Quantized, Exactness::Lossy) => true,
-        (Expr::Zeros(_), Fate::Quantized, Exactness::Lossy) => true,
-        (Expr::ScaleF32 { .. }, Fate::Reencoded, Exactness::Bitwise) => true,
+        (Expr::Quantize { scheme, .. }, Fate::Reencoded, exactness) => {
+            scheme.rule == Rule::Given && exactness != Exactness::Lossy
+                || scheme.rule == Rule::Fp4Blocks && exactness == Exactness::Rounding
+        }
+        (Expr::Quantize { scheme, .. }, Fate::Quantized, Exactness::Lossy) => scheme.rule != Rule::Given,
+        (Expr::Constant { .. }, Fate::Quantized | Fate::Reencoded | Fate::Kept, _) => true,
+        (Expr::ScaleF32 { .. } | Expr::ScaleBytes { .. }, Fate::Reencoded, Exactness::Bitwise) => true,
+        (Expr::Reciprocal(_), Fate::Reencoded, Exactness::Rounding) => true,
         // A verified copy is still a copy.
         (Expr::ScaleF32 { pow2: true, .. }, Fate::Kept, Exactness::Bitwise) => true,
         (Expr::Cast { .. } | Expr::Dequantize { .. }, Fate::Reencoded, exactness) => {
             exactness != Exactness::Lossy
         }
+        // Values between passes.
+        (Expr::View { .. }, Fate::Kept | Fate::Reencoded, exactness) => exactness != Exactness::Lossy,
         _ => false,
     };
     if !lawful {
@@ -97,31 +113,42 @@ fn verify_conservation(plan: &Plan) -> Result<(), Violation> {
     }
 }
 
+/// Parts of one quantization are neighbours, codes first, and lie in one shard.
 fn verify_pairs(plan: &Plan) -> Result<(), Violation> {
-    // Companions follow their weight, so a pair is found by looking at neighbours only.
-    for (i, output) in plan.outputs.iter().enumerate() {
-        let (value, scheme, wants_codes) = match &output.expr {
-            Expr::Codes { value, scheme } => (value, scheme, false),
-            Expr::Scales { value, scheme } => (value, scheme, true),
-            _ => continue,
+    let part = |output: &Output| match &output.expr {
+        Expr::Quantize { part, .. } => Some(*part),
+        Expr::Slice { value, .. } => match &**value {
+            Expr::Quantize { part, .. } => Some(*part),
+            _ => None,
+        },
+        _ => None,
+    };
+    let mut rest = &plan.outputs[..];
+    while let Some((first, after)) = rest.split_first() {
+        let Some(kind) = part(first) else {
+            rest = after;
+            continue;
         };
-        let partner = plan.outputs[i.saturating_sub(2)..(i + 3).min(plan.outputs.len())].iter().find(|o| {
-            match &o.expr {
-                Expr::Codes { value: v, scheme: s } => wants_codes && v == value && s == scheme,
-                Expr::Scales { value: v, scheme: s } => !wants_codes && v == value && s == scheme,
-                _ => false,
-            }
-        });
-        match partner {
-            None => {
-                let missing = if wants_codes { "scales without codes" } else { "codes without scales" };
-                return Err(violation(&output.name, missing));
-            }
-            Some(p) if p.place.map(|p| p.shard) != output.place.map(|p| p.shard) => {
-                return Err(violation(&output.name, "codes and scales lie in different shards"));
-            }
-            Some(_) => {}
+        if kind != Part::Codes {
+            return Err(violation(&first.name, "scales without codes before them"));
         }
+        let count = after.iter().take_while(|o| same_quantization(&first.expr, &o.expr)).count();
+        let (parts, others) = after.split_at(count);
+        let mut seen = vec![Part::Codes];
+        for output in parts {
+            if output.place.map(|p| p.shard) != first.place.map(|p| p.shard) {
+                return Err(violation(&first.name, "codes and scales lie in different shards"));
+            }
+            let Some(kind) = part(output) else { continue };
+            if seen.contains(&kind) {
+                return Err(violation(&output.name, "the same part of a quantization twice"));
+            }
+            seen.push(kind);
+        }
+        if !seen.contains(&Part::Scales) {
+            return Err(violation(&first.name, "codes without scales"));
+        }
+        rest = others;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Tensors are matched by name. Scales and offsets are not compared themselves: they enter through the weights that they
 //! belong to. What is stored alike is compared byte for byte; everything else by decoded values.
 
-use crate::checkpoint::{Checkpoint, Encoding, TensorId, module_of, natural_cmp};
+use crate::checkpoint::{Stored, Checkpoint, Encoding, TensorId, module_of, natural_cmp};
 use crate::dtype::Dtype;
 use crate::error::{Class, Error, Result};
 use crate::io::source::ReadFile;
@@ -255,7 +255,7 @@ impl<'a> Decoder<'a> {
             Encoding::Plain if tensor.dtype.is_plain_float() => {
                 Ok(Some(Self { files, id, scale: None, granule: 1 }))
             }
-            Encoding::Codes { scale, scheme } => {
+            Encoding::Codes(Stored { scale, scheme, .. }) => {
                 let offset = checkpoint.find(&format!("{}.weight_offset", module_of(&tensor.name)));
                 let is_offset =
                     |o: &TensorId| matches!(checkpoint.encodings[*o as usize], Encoding::OffsetOf { .. });

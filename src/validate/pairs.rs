@@ -5,6 +5,7 @@ use super::record::Record;
 use crate::checkpoint::{Checkpoint, Encoding, TensorId};
 use crate::dtype::scheme::Rule;
 use crate::plan::Expr;
+use crate::plan::expr::Constant;
 use std::sync::Arc;
 
 /// What a tensor must be.
@@ -45,7 +46,7 @@ pub(super) fn pairs(artifact: &Checkpoint, source: &Checkpoint, record: Option<&
     let mut pairs = Vec::with_capacity(artifact.tensors.len());
     for (id, encoding) in (0..).zip(&artifact.encodings) {
         match encoding {
-            Encoding::ScaleOf { .. } => {}
+            Encoding::ScaleOf { .. } | Encoding::Redundant { .. } => {}
             Encoding::OffsetOf { .. } => {
                 pairs.push(Pair { artifact: id, source: None, expect: Expect::Zeros });
             }
@@ -53,7 +54,7 @@ pub(super) fn pairs(artifact: &Checkpoint, source: &Checkpoint, record: Option<&
                 let expect = Expect::Nothing(what.to_string());
                 pairs.push(Pair { artifact: id, source: source.find(&artifact.tensor(id).name), expect });
             }
-            Encoding::Plain | Encoding::Codes { .. } => pairs.push(pair(artifact, source, record, id)),
+            Encoding::Plain | Encoding::Codes(_) => pairs.push(pair(artifact, source, record, id)),
         }
     }
     pairs
@@ -77,7 +78,7 @@ fn pair(artifact: &Checkpoint, source: &Checkpoint, record: Option<&Record>, id:
         let why = format!("its shape is {:?}, that of its source {:?}", mine.shape, theirs.shape);
         return nothing(why, Some(partner));
     }
-    let has_scale = matches!(artifact.encodings[id as usize], Encoding::Codes { .. });
+    let has_scale = matches!(artifact.encodings[id as usize], Encoding::Codes(_));
     let expect = match recorded.unwrap_or_else(|| inferred(artifact, id, source, partner)) {
         Expect::Bytes if has_scale => Expect::Same,
         expect => expect,
@@ -111,9 +112,9 @@ fn recorded(record: &Record, name: &str) -> Option<(Arc<str>, Option<Expect>)> {
         let expect = match &output.expr {
             Expr::Load(_) if output.scheme.is_none() => Expect::Bytes,
             Expr::Load(_) => Expect::Same,
-            Expr::Codes { scheme, .. } if scheme.rule != Rule::Given => Expect::Rule(scheme.rule),
+            Expr::Quantize { scheme, .. } if scheme.rule != Rule::Given => Expect::Rule(scheme.rule),
             Expr::Cast { .. } => Expect::Cast { exact: true },
-            Expr::Zeros(_) => Expect::Zeros,
+            Expr::Constant { constant: Constant::Zeros, .. } => Expect::Zeros,
             _ => return Some((origin.unwrap_or_else(|| name.into()), None)),
         };
         return Some((origin.unwrap_or_else(|| name.into()), Some(expect)));
@@ -128,7 +129,7 @@ fn inferred(artifact: &Checkpoint, id: TensorId, source: &Checkpoint, partner: T
     let same_dtype = artifact.tensor(id).dtype == source.tensor(partner).dtype;
     match (&artifact.encodings[id as usize], &source.encodings[partner as usize]) {
         (Encoding::Plain, Encoding::Plain) if same_dtype => Expect::Bytes,
-        (Encoding::Codes { .. }, _) => Expect::Nearest,
+        (Encoding::Codes(_), _) => Expect::Nearest,
         _ => Expect::Cast { exact: false },
     }
 }

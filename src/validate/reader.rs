@@ -171,9 +171,9 @@ impl Matrix {
         let tensor = checkpoint.tensor(id);
         let (rows, cols) = fold(tensor);
         let scale = match &checkpoint.encodings[id as usize] {
-            Encoding::Codes { scale, scheme } => Some((*scale, *scheme)),
+            Encoding::Codes(s) => Some((s.scale, s.scheme)),
             Encoding::Unsupported { .. } => return None,
-            Encoding::Plain | Encoding::ScaleOf { .. } | Encoding::OffsetOf { .. } => None,
+            _ => None,
         };
         Some(Matrix {
             id,

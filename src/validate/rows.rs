@@ -1,7 +1,7 @@
 //! The report's row of every tensor, as far as names and headers tell.
 
 use super::record::Record;
-use crate::checkpoint::{Checkpoint, Encoding, TensorId, natural_cmp};
+use crate::checkpoint::{Stored, Checkpoint, Encoding, TensorId, natural_cmp};
 use crate::plan::Fate;
 use crate::report::model::TensorRow;
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ impl Rows {
             row.elements = tensor.shape.iter().product();
             row.bytes = tensor.bytes;
             row.scheme = Some(match &artifact.encodings[id as usize] {
-                Encoding::Codes { scheme, .. } => {
+                Encoding::Codes(Stored { scheme, .. }) => {
                     format!("{} {} {}", upper(scheme.element), scheme.granularity, upper(scheme.scale))
                 }
                 _ => upper(tensor.dtype),
@@ -121,7 +121,7 @@ impl<'a> SourceSizes<'a> {
         let scale = self.source.and_then(|source| {
             let id = source.find(name)?;
             match &source.encodings[id as usize] {
-                Encoding::Codes { scale, .. } => Some(source.tensor(*scale).bytes),
+                Encoding::Codes(Stored { scale, .. }) => Some(source.tensor(*scale).bytes),
                 _ => None,
             }
         });

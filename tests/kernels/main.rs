@@ -1,6 +1,7 @@
 //! Kernels: the reference against independent formulas and crates, every fast kernel against the reference.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod pack;
 mod properties;
 mod support;
 
@@ -10,7 +11,7 @@ use silicast::dtype::scheme::{Granularity, Rule};
 use silicast::kernel::{self, Isa, Stats, Values};
 use support::{
     CODES, KEEP, RULES, Random, STRICT, To, check_quantized, code_value, convert, convert_everywhere,
-    f32_bytes,
+    f32_bytes, quantize,
 };
 
 #[test]
@@ -54,7 +55,7 @@ fn every_bf16_value_is_quantized_by_the_rules() {
     let shape = [510, 128];
     for rule in RULES {
         for granularity in [Granularity::Channel, Granularity::Block { rows: 128, cols: 128 }] {
-            let to = To::Quantize(rule, granularity);
+            let to = quantize(rule, granularity);
             let found = convert_everywhere(&Values::Bf16(&bytes), shape, to, STRICT).unwrap();
             // Squares of the largest BF16 values are representable in the oracle's f64; tiny ones need no care either.
             check_quantized(&values, shape, rule, granularity, &found);
@@ -89,7 +90,7 @@ fn non_finite_values_are_kept_on_request() {
     let x = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.0, -0.5, -0.0, 0.0];
     let bytes = f32_bytes(&x);
     let codes = |rule| {
-        let to = To::Quantize(rule, Granularity::Channel);
+        let to = quantize(rule, Granularity::Channel);
         convert_everywhere(&Values::F32(&bytes), [1, 8], to, KEEP).unwrap()
     };
     let int8 = codes(Rule::Amax127);
@@ -111,7 +112,7 @@ fn zero_units_and_hidden_codes_are_counted() {
         (Rule::Amax448, [0, 0x80], 1e-12 / 448.0),
         (Rule::DeepseekUe8m0, [0, 0x80], 2f32.powi(-22)),
     ] {
-        let to = To::Quantize(rule, Granularity::Channel);
+        let to = quantize(rule, Granularity::Channel);
         let found = convert_everywhere(&Values::F32(&bytes), [2, 2], to, STRICT).unwrap();
         assert_eq!(
             (&found.out[..2], found.scale(0), found.stats.zero_rows),
@@ -136,7 +137,7 @@ fn zero_units_and_hidden_codes_are_counted() {
 fn saturation_is_counted_where_codes_are_clamped() {
     // 127.5 is 255/2: the scale is exactly 2^-1, and +63.75 would be code 128 (a tie to even).
     let bytes = f32_bytes(&[63.75, -63.75, 63.0, 0.0]);
-    let to = To::Quantize(Rule::Ct127Bf16, Granularity::Channel);
+    let to = quantize(Rule::Ct127Bf16, Granularity::Channel);
     let found = convert_everywhere(&Values::F32(&bytes), [1, 4], to, STRICT).unwrap();
     assert_eq!(found.out, [127, -128i8 as u8, 126, 0]);
     assert_eq!(found.stats.saturated, 1);
@@ -151,7 +152,7 @@ fn limits_between_fast_and_careful_paths_do_not_show() {
             let amax = f32::from_bits(bits.min(f32::MAX.to_bits()));
             let x = [amax, -amax, amax / 2.0, amax / 300.0, -0.0, amax / 1e9];
             let bytes = f32_bytes(&x);
-            let quantizers = RULES.map(|rule| To::Quantize(rule, Granularity::Channel));
+            let quantizers = RULES.map(|rule| quantize(rule, Granularity::Channel));
             for to in [Dtype::BF16, Dtype::F16, Dtype::F32].map(To::Cast).into_iter().chain(quantizers) {
                 let found = convert_everywhere(&Values::F32(&bytes), [1, 6], to, STRICT).unwrap();
                 if let To::Cast(Dtype::F16) = to {
@@ -194,10 +195,10 @@ fn gaussian_noise_has_the_published_ratios() {
     let blocks = Granularity::Block { rows: 128, cols: 128 };
     // E4M3 31.5 dB, BF16 55.6 dB, binary16 73.7 dB; int8 41.2 dB, a little more with the sum's shorter tails.
     for (to, low, high) in [
-        (To::Quantize(Rule::Amax448, Granularity::Channel), 31.3, 31.8),
-        (To::Quantize(Rule::DeepseekUe8m0, blocks), 31.3, 31.8),
-        (To::Quantize(Rule::Amax127, Granularity::Channel), 40.5, 43.5),
-        (To::Quantize(Rule::Ct127Bf16, Granularity::Channel), 39.5, 43.5),
+        (quantize(Rule::Amax448, Granularity::Channel), 31.3, 31.8),
+        (quantize(Rule::DeepseekUe8m0, blocks), 31.3, 31.8),
+        (quantize(Rule::Amax127, Granularity::Channel), 40.5, 43.5),
+        (quantize(Rule::Ct127Bf16, Granularity::Channel), 39.5, 43.5),
         (To::Cast(Dtype::BF16), 55.2, 56.0),
         (To::Cast(Dtype::F16), 73.3, 74.1),
     ] {
@@ -209,9 +210,7 @@ fn gaussian_noise_has_the_published_ratios() {
 #[test]
 fn empty_tiles_are_nothing() {
     for shape in [[0, 5], [5, 0], [0, 0]] {
-        for to in
-            [To::Cast(Dtype::BF16), To::Quantize(Rule::Amax127, Granularity::Block { rows: 2, cols: 2 })]
-        {
+        for to in [To::Cast(Dtype::BF16), quantize(Rule::Amax127, Granularity::Block { rows: 2, cols: 2 })] {
             let found = convert_everywhere(&Values::Bf16(&[]), shape, to, STRICT).unwrap();
             assert_eq!(found.stats, Stats::default(), "{to:?}");
         }

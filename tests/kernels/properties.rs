@@ -2,12 +2,12 @@
 
 use crate::support::{
     CODES, Converted, KEEP, RULES, Random, STRICT, To, assert_same, check_quantized, code_value, convert,
-    convert_everywhere, f32_bytes,
+    convert_everywhere, f32_bytes, quantize, schemes,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
 use silicast::dtype::Dtype;
-use silicast::dtype::scheme::{Granularity, Rule};
+use silicast::dtype::scheme::{Granularity, Rule, Scheme};
 use silicast::kernel::{Fault, FaultKind, Isa, Stats, Values};
 
 /// Values that break kernels: ties, powers of two, subnormals, zeros of both signs, exact maxima.
@@ -28,16 +28,35 @@ fn granularity() -> impl Strategy<Value = Granularity> {
     prop_oneof![
         Just(Granularity::Channel),
         Just(Granularity::Tensor),
-        prop::sample::select(vec![(1, 16), (2, 32), (3, 128), (128, 128), (4, 7), (1, 129)])
-            .prop_map(|(rows, cols)| Granularity::Block { rows, cols }),
+        prop::sample::select(vec![
+            (1, 16),
+            (1, 32),
+            (1, 48),
+            (1, 64),
+            (1, 128),
+            (2, 48),
+            (3, 128),
+            (128, 128),
+            (4, 7),
+            (1, 129)
+        ])
+        .prop_map(|(rows, cols)| Granularity::Block { rows, cols }),
     ]
 }
 
 fn sink() -> impl Strategy<Value = To> {
     prop_oneof![
         prop::sample::select(vec![Dtype::BF16, Dtype::F16, Dtype::F32]).prop_map(To::Cast),
-        (prop::sample::select(RULES.to_vec()), granularity()).prop_map(|(r, g)| To::Quantize(r, g)),
+        (any::<prop::sample::Index>(), granularity(), -20i32..20).prop_map(|(which, granularity, power)| {
+            let scheme = *which.get(&schemes(granularity));
+            To::Quantize(scheme, if scheme.rule == Rule::Nvfp4 { 1.3 * 2f32.powi(power) } else { 1.0 })
+        }),
     ]
+}
+
+/// Whether a source of this format has what the sink's rule is made from.
+fn has_scales_for(to: To, dtype: Dtype) -> bool {
+    !matches!(to, To::Quantize(Scheme { rule: Rule::Fp4Blocks, .. }, _)) || CODES.contains(&dtype)
 }
 
 /// Rows and columns: tails around the steps of 16, 128 and 2048.
@@ -137,6 +156,8 @@ fn source_block() -> impl Strategy<Value = [usize; 2]> {
         [128, 128],
         [2, 64],
         [1, 48],
+        [1, 32],
+        [1, 16],
         [4, 2064],
         [3, 9],
     ])
@@ -157,7 +178,7 @@ proptest! {
         let rows = x.len() / cols;
         let x: Vec<f32> = x[..rows * cols].iter().map(|x| x * 2f32.powi(power)).collect();
         let bytes = f32_bytes(&x);
-        let to = To::Quantize(rule, granularity);
+        let to = quantize(rule, granularity);
         let found = convert_everywhere(&Values::F32(&bytes), [rows, cols], to, STRICT).unwrap();
         check_quantized(&x, [rows, cols], rule, granularity, &found);
     }
@@ -171,6 +192,7 @@ proptest! {
         wild in any::<bool>(),
         seed in any::<u64>(),
     ) {
+        prop_assume!(has_scales_for(to, dtype));
         let source = Source::random(dtype, shape, block, wild, seed);
         let kept = convert_everywhere(&source.values(), shape, to, KEEP);
         prop_assert!(kept.is_ok());
@@ -189,10 +211,15 @@ proptest! {
         block in prop::sample::select(vec![[1, 1 << 40], [4, 128], [2, 9]]),
         to in prop_oneof![
             Just(To::Cast(Dtype::BF16)),
-            Just(To::Quantize(Rule::Amax127, Granularity::Channel)),
-            Just(To::Quantize(Rule::Ct127Bf16, Granularity::Channel)),
-            Just(To::Quantize(Rule::DeepseekUe8m0, Granularity::Block { rows: 4, cols: 128 })),
-            Just(To::Quantize(Rule::Amax448, Granularity::Block { rows: 2, cols: 32 })),
+            Just(quantize(Rule::Amax127, Granularity::Channel)),
+            Just(quantize(Rule::Ct127Bf16, Granularity::Channel)),
+            Just(quantize(Rule::DeepseekUe8m0, Granularity::Block { rows: 4, cols: 128 })),
+            Just(quantize(Rule::Amax448, Granularity::Block { rows: 2, cols: 32 })),
+            any::<prop::sample::Index>().prop_map(|which| {
+                let mut group = schemes(Granularity::Block { rows: 1, cols: 32 });
+                group.retain(|scheme| scheme.rule != Rule::Fp4Blocks);
+                To::Quantize(*which.get(&group), 1.0)
+            }),
         ],
         cuts in prop::collection::vec(0usize..6, 0..4),
         seed in any::<u64>(),
@@ -203,12 +230,13 @@ proptest! {
         let whole = convert(Some(isa), &source.values(), [ROWS, cols], to, KEEP).unwrap();
         let mut bounds: Vec<usize> = cuts.iter().map(|c| c * 4).chain([0, ROWS]).collect();
         bounds.sort_unstable();
-        let mut joined = Converted { out: vec![], scales: vec![], stats: Stats::default() };
+        let mut joined = Converted { out: vec![], scales: vec![], zeros: vec![], stats: Stats::default() };
         for pair in bounds.windows(2) {
             let tile = source.rows(pair[0], pair[1], cols);
             let part = convert(Some(isa), &tile.values(), [pair[1] - pair[0], cols], to, KEEP).unwrap();
             joined.out.extend(part.out);
             joined.scales.extend(part.scales);
+            joined.zeros.extend(part.zeros);
             joined.stats.merge(&part.stats);
         }
         assert_same(&Ok(joined), &Ok(whole), "tiles");
@@ -221,6 +249,7 @@ proptest! {
         to in sink(),
         places in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..4),
     ) {
+        prop_assume!(has_scales_for(to, dtype));
         let [rows, cols] = shape;
         let mut source = Source::random(dtype, shape, [2, 64], false, 7);
         source.scales.fill(0.5);

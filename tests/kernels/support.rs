@@ -18,7 +18,34 @@ pub(crate) const CODES: [Dtype; 5] =
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum To {
     Cast(Dtype),
-    Quantize(Rule, Granularity),
+    /// With the global.
+    Quantize(Scheme, f32),
+}
+
+/// The sink of a rule that needs no more than itself.
+pub(crate) fn quantize(rule: Rule, granularity: Granularity) -> To {
+    To::Quantize(scheme(rule, granularity), 1.0)
+}
+
+/// Every rule with every element and format of scales that change what it computes.
+pub(crate) fn schemes(granularity: Granularity) -> Vec<Scheme> {
+    use Dtype::{BF16, F4E2M1, F8E4M3, F16, F32, I4, I8, U8};
+    let mut found = Vec::new();
+    for rule in Rule::all().filter(|rule| *rule != Rule::Given) {
+        let formats = match rule {
+            Rule::Amax7Half | Rule::MinMax15 => [BF16, F16, F32].map(|scale| (I4, scale)).to_vec(),
+            Rule::Amax127Half => [BF16, F16, F32].map(|scale| (I8, scale)).to_vec(),
+            Rule::Amax7 | Rule::Amax7Eps | Rule::Ssz7 | Rule::Ct7Bf16 => vec![(I4, F32)],
+            Rule::Amax127 | Rule::Amax127Bf16 | Rule::Ct127Bf16 => vec![(I8, F32)],
+            Rule::Nvfp4 => vec![(F4E2M1, F8E4M3)],
+            Rule::Amax448 | Rule::DeepseekUe8m0 | Rule::BestUe8m0 | Rule::Fp4Blocks => vec![(F8E4M3, F32)],
+            _ => vec![(F8E4M3, U8), (F4E2M1, U8)],
+        };
+        for (element, scale) in formats {
+            found.push(Scheme { element, granularity, scale, rule, packing: Packing::Plain });
+        }
+    }
+    found
 }
 
 /// Everything a conversion returns; scales as patterns, so that NaNs compare.
@@ -26,6 +53,7 @@ pub(crate) enum To {
 pub(crate) struct Converted {
     pub(crate) out: Vec<u8>,
     pub(crate) scales: Vec<u32>,
+    pub(crate) zeros: Vec<i8>,
     pub(crate) stats: Stats,
 }
 
@@ -50,21 +78,23 @@ pub(crate) fn convert(
         To::Quantize(..) => 1,
     };
     let mut out = vec![0xAA; rows * cols * size];
-    let mut scales = Vec::new();
+    let (mut scales, mut zeros) = (Vec::new(), Vec::new());
     let sink = match to {
         To::Cast(to) => Sink::Cast { to, out: &mut out },
-        To::Quantize(rule, granularity) => {
-            let [grid_rows, grid_cols] = granularity.grid(rows as u64, cols as u64);
+        To::Quantize(scheme, global) => {
+            let [grid_rows, grid_cols] = scheme.granularity.grid(rows as u64, cols as u64);
             scales = vec![f32::NAN; (grid_rows * grid_cols) as usize];
-            let scheme = scheme(rule, granularity);
-            Sink::Quantize { scheme, global: 1.0, codes: &mut out, scales: &mut scales, zeros: &mut [] }
+            if scheme.rule.is_asymmetric() {
+                zeros = vec![0x55; scales.len()];
+            }
+            Sink::Quantize { scheme, global, codes: &mut out, scales: &mut scales, zeros: &mut zeros }
         }
     };
     let stats = match isa {
         Some(isa) => kernel::convert(isa, values, rows, cols, sink, policy)?,
         None => reference::convert(values, rows, cols, sink, policy)?,
     };
-    Ok(Converted { out, scales: scales.into_iter().map(f32::to_bits).collect(), stats })
+    Ok(Converted { out, scales: scales.into_iter().map(f32::to_bits).collect(), zeros, stats })
 }
 
 /// Asserts equality, naming the first difference rather than every byte.
@@ -73,7 +103,9 @@ pub(crate) fn assert_same(found: &Result<Converted, Fault>, expected: &Result<Co
         (Ok(found), Ok(expected)) => {
             let differs = |a: &[u8], b: &[u8]| (0..a.len().max(b.len())).find(|i| a.get(*i) != b.get(*i));
             assert_eq!(differs(&found.out, &expected.out), None, "{what}: first byte that differs");
-            assert!(found.scales == expected.scales, "{what}: scales");
+            let differs = (0..found.scales.len()).find(|i| found.scales[*i] != expected.scales[*i]);
+            assert_eq!(differs, None, "{what}: first scale that differs");
+            assert_eq!(found.zeros, expected.zeros, "{what}: zero points");
             assert_eq!(found.stats, expected.stats, "{what}");
         }
         (Err(found), Err(expected)) => assert_eq!(found, expected, "{what}"),
@@ -135,7 +167,7 @@ pub(crate) fn oracle_scale(rule: Rule, amax: f32) -> f32 {
             }
             s as f32
         }
-        Rule::Given => unreachable!(),
+        other => panic!("{}", other.name()),
     }
 }
 
@@ -175,7 +207,7 @@ pub(crate) fn check_quantized(
 ) {
     let (block_rows, block_cols) = match granularity {
         Granularity::Tensor => (rows, cols),
-        Granularity::Channel => (1, cols),
+        Granularity::Channel | Granularity::Row => (1, cols),
         Granularity::Block { rows, cols } => (rows as usize, cols as usize),
     };
     let grid_cols = cols.div_ceil(block_cols);

@@ -93,6 +93,7 @@ fn dsv3_dims() -> Deepseek {
         vocab: 128,
         mtp: false,
         indexer: None,
+        f32_norms: false,
         inv_freq: None,
     }
 }
@@ -164,23 +165,10 @@ fn scales(rng: &mut SplitMix64, shape: &[u64]) -> Vec<u8> {
 
 /// The tensors of an input, each with the spec that it comes from.
 fn tensors(specs: &[Spec], storage: Storage) -> Vec<(Info, &Spec)> {
-    let mut infos = Vec::new();
-    for spec in specs {
-        let mut push = |name: String, dtype, shape| infos.push((Info { name, dtype, shape }, spec));
-        match (spec.kind, storage) {
-            (Kind::Linear, Storage::Fp8(_)) => {
-                let grid = spec.shape.iter().map(|d| d.div_ceil(BLOCK as u64)).collect();
-                push(format!("{}.weight", spec.name), Dtype::F8E4m3, spec.shape.clone());
-                push(format!("{}.weight_scale_inv", spec.name), Dtype::F32, grid);
-            }
-            (Kind::Linear, Storage::Float) => {
-                push(format!("{}.weight", spec.name), Dtype::Bf16, spec.shape.clone());
-            }
-            (Kind::NormF32 | Kind::BiasF32, _) => push(spec.name.clone(), Dtype::F32, spec.shape.clone()),
-            _ => push(spec.name.clone(), Dtype::Bf16, spec.shape.clone()),
-        }
-    }
-    infos
+    specs
+        .iter()
+        .flat_map(|spec| spec.infos(storage, Dtype::Bf16).into_iter().map(move |info| (info, spec)))
+        .collect()
 }
 
 /// Writes shards and index of `input` into `dir`, one tensor in memory at a time.

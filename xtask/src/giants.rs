@@ -220,6 +220,7 @@ mod tests {
             vocab: 129_280,
             mtp: true,
             indexer: None,
+            f32_norms: false,
             inv_freq: None,
         };
         let k2 = Deepseek {
@@ -231,7 +232,7 @@ mod tests {
             inv_freq: Some(56),
             ..v3
         };
-        let v32 = Deepseek { indexer: Some((64, 128)), ..v3 };
+        let v32 = Deepseek { indexer: Some((64, 128)), f32_norms: true, ..v3 };
         for (name, dims) in [("deepseek-v3", v3), ("deepseek-v3.2", v32), ("kimi-k2", k2)] {
             let mut formula: BTreeMap<String, (Dtype, Vec<u64>)> = BTreeMap::new();
             for spec in deepseek(&dims) {

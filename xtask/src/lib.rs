@@ -10,6 +10,8 @@
     reason = "the rule that only src/io opens files is about the product; these tasks write test inputs"
 )]
 #![warn(missing_docs)]
+// The configs of the fixtures are long literals.
+#![recursion_limit = "512"]
 
 pub mod bench;
 pub mod encode;
@@ -23,3 +25,4 @@ pub mod real;
 pub mod rng;
 pub mod safetensors;
 pub mod schema;
+pub mod storage;

@@ -17,8 +17,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match args[..] {
-        ["fixtures", "all", dir] => xtask::fixtures::names()
-            .iter()
+        ["fixtures", "all", dir] => xtask::fixtures::all_names()
             .try_for_each(|name| xtask::fixtures::write(name, &Path::new(dir).join(name))),
         ["fixtures", name, dir] => xtask::fixtures::write(name, Path::new(dir)),
         ["giant", name, dir] => xtask::giants::write_giant(name, Path::new(dir)),

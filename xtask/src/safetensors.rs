@@ -21,13 +21,23 @@ pub enum Dtype {
     F8E8m0,
     F16,
     Bf16,
+    I32,
     F32,
     I64,
 }
 
 impl Dtype {
-    const ALL: [Dtype; 8] =
-        [Dtype::U8, Dtype::I8, Dtype::F8E4m3, Dtype::F8E8m0, Dtype::F16, Dtype::Bf16, Dtype::F32, Dtype::I64];
+    const ALL: [Dtype; 9] = [
+        Dtype::U8,
+        Dtype::I8,
+        Dtype::F8E4m3,
+        Dtype::F8E8m0,
+        Dtype::F16,
+        Dtype::Bf16,
+        Dtype::I32,
+        Dtype::F32,
+        Dtype::I64,
+    ];
 
     /// The name in a header.
     pub fn name(self) -> &'static str {
@@ -38,6 +48,7 @@ impl Dtype {
             Dtype::F8E8m0 => "F8_E8M0",
             Dtype::F16 => "F16",
             Dtype::Bf16 => "BF16",
+            Dtype::I32 => "I32",
             Dtype::F32 => "F32",
             Dtype::I64 => "I64",
         }
@@ -53,7 +64,7 @@ impl Dtype {
         match self {
             Dtype::U8 | Dtype::I8 | Dtype::F8E4m3 | Dtype::F8E8m0 => 1,
             Dtype::F16 | Dtype::Bf16 => 2,
-            Dtype::F32 => 4,
+            Dtype::I32 | Dtype::F32 => 4,
             Dtype::I64 => 8,
         }
     }

@@ -1,7 +1,6 @@
-//! DeepSeek V3, R1, V3.1 (`deepseek_v3`), V3.2 (`deepseek_v32`) and Kimi-K2, which has V3's names and code.
+//! DeepSeek V3, R1, V3.1 (`deepseek_v3`) and V3.2 (`deepseek_v32`).
 //!
-//! Names: header dumps of V3.2 and Kimi-K2-Instruct, transformers `modeling_deepseek_v3.py` and
-//! `modeling_deepseek_v32.py`. Multi-token prediction is the layer after the last one.
+//! Names: header dumps of V3.2, transformers `modeling_deepseek_v3.py` and `modeling_deepseek_v32.py`. Multi-token prediction is the layer after the last one.
 
 use super::{COMMON, EXPERTS, MTP, Module, SHARED_EXPERTS, Table};
 use crate::checkpoint::role::{Kind, Scope};
@@ -25,6 +24,23 @@ pub(super) const INDEXER: &[Module] = &[
     ("self_attn.indexer.k_norm", Kind::IndexerNorm, Scope::Dense),
 ];
 
+/// Delta attention of Kimi-K3 and GLM-5-Next: convolutions and gates beside `q_proj`, `k_proj`, `v_proj` and `o_proj`.
+/// `g_proj` gates the latent attention of Kimi-K3 too.
+pub(super) const DELTA_ATTENTION: &[Module] = &[
+    ("self_attn.q_conv1d", Kind::Conv, Scope::Dense),
+    ("self_attn.k_conv1d", Kind::Conv, Scope::Dense),
+    ("self_attn.v_conv1d", Kind::Conv, Scope::Dense),
+    ("self_attn.A_log", Kind::LinearAttnState, Scope::Dense),
+    ("self_attn.dt_bias", Kind::LinearAttnState, Scope::Dense),
+    ("self_attn.f_a_proj", Kind::AttnGate, Scope::Dense),
+    ("self_attn.f_b_proj", Kind::AttnGate, Scope::Dense),
+    ("self_attn.b_proj", Kind::AttnGate, Scope::Dense),
+    ("self_attn.g_proj", Kind::AttnGate, Scope::Dense),
+    ("self_attn.g_a_proj", Kind::AttnGate, Scope::Dense),
+    ("self_attn.g_b_proj", Kind::AttnGate, Scope::Dense),
+    ("self_attn.o_norm", Kind::Norm, Scope::Dense),
+];
+
 pub(super) static V3: Table = Table {
     id: "deepseek_v3",
     model_types: &["deepseek_v3"],
@@ -39,12 +55,4 @@ pub(super) static V32: Table = Table {
     architectures: &["DeepseekV32ForCausalLM"],
     mtp_layers: true,
     modules: &[COMMON, EXPERTS, MLA, INDEXER, SHARED_EXPERTS, MTP],
-};
-
-pub(super) static KIMI_K2: Table = Table {
-    id: "kimi_k2",
-    model_types: &["kimi_k2"],
-    architectures: &["KimiK2ForCausalLM"],
-    mtp_layers: true,
-    modules: &[COMMON, EXPERTS, MLA, SHARED_EXPERTS, MTP],
 };

@@ -1,18 +1,23 @@
 //! Model families: tensor name → role, as tables.
 //!
 //! A table lists module paths below `model.layers.{L}.` (or below `model.`) with what they do; `*` stands for an expert
-//! index. Sources: the modeling files of transformers 5.23 and header dumps of the released checkpoints.
+//! index. A parameter that differs from its module, or has none, is listed by its own path: `self_attn.sinks`,
+//! `hc_attn_scale`. Sources: the modeling files of transformers 5.23 and header dumps of the released checkpoints.
 
 mod deepseek;
+mod deepseek_v4;
 mod glm;
+mod gpt_oss;
+mod kimi;
 mod llama;
+mod mixtral;
 mod qwen;
 
 use super::config::Config;
 use super::name::split;
 use super::role::{Kind, Part, Role, Scope};
 
-/// Module path below the layer (or below the model's root) and what it is.
+/// Path of a module or parameter below the layer (or below the model's root) and what it is.
 pub(super) type Module = (&'static str, Kind, Scope);
 
 /// One family as data.
@@ -64,6 +69,27 @@ const EXPERTS: &[Module] = &[
     ("mlp.experts.*.down_proj", Kind::DownProj, Scope::Expert),
 ];
 
+/// All routed experts in one tensor.
+const FUSED_EXPERTS: &[Module] = &[
+    ("mlp.experts.gate_up_proj", Kind::ExpertsGateUp, Scope::Expert),
+    ("mlp.experts.down_proj", Kind::ExpertsDown, Scope::Expert),
+];
+
+/// Linear attention of Qwen: Qwen3-Next joins the input projections, Qwen3.5 has them apart.
+const LINEAR_ATTENTION: &[Module] = &[
+    ("linear_attn.in_proj_qkvz", Kind::LinearAttnIn, Scope::Dense),
+    ("linear_attn.in_proj_ba", Kind::LinearAttnIn, Scope::Dense),
+    ("linear_attn.in_proj_qkv", Kind::LinearAttnIn, Scope::Dense),
+    ("linear_attn.in_proj_z", Kind::LinearAttnIn, Scope::Dense),
+    ("linear_attn.in_proj_b", Kind::LinearAttnIn, Scope::Dense),
+    ("linear_attn.in_proj_a", Kind::LinearAttnIn, Scope::Dense),
+    ("linear_attn.conv1d", Kind::Conv, Scope::Dense),
+    ("linear_attn.A_log", Kind::LinearAttnState, Scope::Dense),
+    ("linear_attn.dt_bias", Kind::LinearAttnState, Scope::Dense),
+    ("linear_attn.norm", Kind::Norm, Scope::Dense),
+    ("linear_attn.out_proj", Kind::LinearAttnOut, Scope::Dense),
+];
+
 /// Shared experts with `mlp.shared_experts.`.
 const SHARED_EXPERTS: &[Module] = &[
     ("mlp.shared_experts.gate_proj", Kind::GateProj, Scope::Shared),
@@ -83,14 +109,26 @@ const MTP: &[Module] = &[
 const TABLES: &[&Table] = &[
     &deepseek::V3,
     &deepseek::V32,
-    &deepseek::KIMI_K2,
+    &deepseek_v4::V4,
+    &deepseek_v4::V41,
+    &kimi::KIMI_K2,
+    &kimi::KIMI_K3,
     &glm::GLM4_MOE,
     &glm::GLM_MOE_DSA,
+    &glm::GLM5_NEXT,
+    &gpt_oss::GPT_OSS,
     &llama::LLAMA,
     &llama::MISTRAL,
+    &mixtral::MIXTRAL,
+    &mixtral::MINIMAX_M2,
+    &mixtral::MINIMAX_M3,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &qwen::QWEN3_VL_MOE,
+    &qwen::QWEN3_NEXT,
+    &qwen::QWEN3_5,
+    &qwen::QWEN3_5_MOE,
 ];
 
 /// For models that no table claims: every module name that means the same wherever it occurs.
@@ -109,10 +147,13 @@ static UNKNOWN: Table = Table {
         deepseek::MLA,
         deepseek::INDEXER,
         qwen::SHARED_EXPERT,
+        mixtral::SPARSE_MOE,
+        FUSED_EXPERTS,
+        LINEAR_ATTENTION,
     ],
 };
 
-/// First components of vision and audio parts.
+/// First components of vision and audio parts, and the parameters that mark an image among the tokens.
 const MULTIMODAL: &[&str] = &[
     "visual",
     "vision",
@@ -121,14 +162,19 @@ const MULTIMODAL: &[&str] = &[
     "audio_tower",
     "mm_projector",
     "multi_modal_projector",
+    "patch_merge_mlp",
     "aligner",
+    "image_start",
+    "image_end",
+    "image_newline",
 ];
 
 /// A model family.
 #[derive(Clone, Debug)]
 pub struct Family {
-    /// Its id: `deepseek_v3`, `deepseek_v32`, `kimi_k2`, `glm4_moe`, `glm_moe_dsa`, `llama`, `mistral`, `qwen2`,
-    /// `qwen3`, `qwen3_moe` or `unknown`.
+    /// Its id: `deepseek_v3`, `deepseek_v32`, `deepseek_v4`, `deepseek_v41`, `kimi_k2`, `kimi_k3`, `glm4_moe`,
+    /// `glm_moe_dsa`, `glm5_next`, `gpt_oss`, `llama`, `mistral`, `mixtral`, `minimax_m2`, `minimax_m3_vl`, `qwen2`,
+    /// `qwen3`, `qwen3_moe`, `qwen3_vl_moe`, `qwen3_next`, `qwen3_5`, `qwen3_5_moe` or `unknown`.
     pub id: &'static str,
     /// Layers before the multi-token-prediction layers, where the config says.
     pub layers: Option<u64>,
@@ -154,6 +200,11 @@ impl Family {
     /// Whether layers from `num_hidden_layers` on hold multi-token prediction.
     pub fn has_mtp_layers(&self) -> bool {
         self.table.mtp_layers
+    }
+
+    /// Whether tensors carry DeepSeek's own names (`attn.wq_a`, `.scale`), as V4 releases do.
+    pub fn has_native_names(&self) -> bool {
+        self.id.starts_with("deepseek_v4")
     }
 
     /// What the tensor `name` is for. `shape` tells a norm (rank 1) from a linear where an unknown family's name does
@@ -185,6 +236,12 @@ impl Family {
             start = at + 2;
             let main = self.layers.unwrap_or(u64::MAX);
             role.mtp |= self.table.mtp_layers && u64::from(layer) >= main;
+        } else if start > 0
+            && parts[start - 1] == "mtp"
+            && let Some(stage) = parts.get(start).and_then(|t| index(t))
+        {
+            role.layer = Some(stage);
+            start += 1;
         }
         let mut path = String::with_capacity(module.len());
         for (i, part) in parts.iter().enumerate().skip(start) {
@@ -202,7 +259,7 @@ impl Family {
             }
         }
         if let Some((_, kind, scope)) =
-            self.table.modules.iter().copied().flatten().find(|(m, ..)| *m == path)
+            self.table.parameter(&path, param).or_else(|| self.table.module(&path))
         {
             role.kind = *kind;
             role.scope = *scope;
@@ -211,8 +268,26 @@ impl Family {
         }
         if param == "inv_freq" {
             role.kind = Kind::RotaryBuffer;
+        } else if role.mtp && role.kind == Kind::LmHead {
+            role.kind = Kind::SharedHead;
         }
         role
+    }
+}
+
+impl Table {
+    /// The entry of a module.
+    fn module(&self, path: &str) -> Option<&Module> {
+        self.modules.iter().copied().flatten().find(|(m, ..)| *m == path)
+    }
+
+    /// The entry of a parameter that is listed by its own path.
+    fn parameter(&self, path: &str, param: &str) -> Option<&Module> {
+        let is = |m: &str| match m.strip_suffix(param).and_then(|rest| rest.strip_suffix('.')) {
+            Some(rest) => rest == path,
+            None => path.is_empty() && m == param,
+        };
+        self.modules.iter().copied().flatten().find(|(m, ..)| is(m))
     }
 }
 
@@ -237,5 +312,7 @@ fn guess(path: &str, param: &str, shape: &[u64]) -> Kind {
     }
 }
 
+#[cfg(test)]
+mod shipped_tests;
 #[cfg(test)]
 mod tests;

@@ -4,20 +4,20 @@ use super::*;
 use crate::checkpoint::role::{FusedPart, fused_group};
 use serde_json::json;
 
-fn family(model_type: &str, layers: u64) -> Family {
+pub(super) fn family(model_type: &str, layers: u64) -> Family {
     let config = json!({"model_type": model_type, "num_hidden_layers": layers});
     Family::detect(&Config::from_value(config).unwrap())
 }
 
 /// `kind scope part layer expert mtp`, short.
-fn text(family: &Family, name: &str) -> String {
+pub(super) fn text(family: &Family, name: &str) -> String {
     let r = family.role(name, &[2, 2]);
     let number = |n: Option<u32>| n.map_or("-".into(), |n| n.to_string());
     let mtp = if r.mtp { " mtp" } else { "" };
     format!("{:?} {:?} {:?} {} {}{mtp}", r.kind, r.scope, r.part, number(r.layer), number(r.expert))
 }
 
-fn check(family: &Family, table: &[(&str, &str)]) {
+pub(super) fn check(family: &Family, table: &[(&str, &str)]) {
     for (name, expected) in table {
         assert_eq!(text(family, name), *expected, "{} {name}", family.id);
     }
@@ -117,7 +117,11 @@ fn every_family() {
         ("qwen3", "Qwen3ForCausalLM", &[QKV_NAMES, QK_NORMS]),
         ("qwen3_moe", "Qwen3MoeForCausalLM", &[QKV_NAMES, QK_NORMS, EXPERT_NAMES]),
     ];
-    assert_eq!(families.len(), TABLES.len(), "a family without a test");
+    for table in TABLES {
+        let here = families.iter().any(|(id, ..)| *id == table.id);
+        let there = super::shipped_tests::FAMILIES.iter().any(|(id, _)| *id == table.id);
+        assert!(here || there, "{} has no test", table.id);
+    }
     for (id, architecture, tables) in families {
         let found = family(id, 61);
         assert_eq!(found.id, *id);
@@ -160,7 +164,7 @@ fn an_unknown_family_knows_what_every_name_means_everywhere() {
             ("model.layers.0.mlp.shared_expert_gate.weight", "Router Shared Weight 0 -"),
             ("model.layers.0.mlp.router.weight", "Router Dense Weight 0 -"),
             ("model.layers.0.block_sparse_moe.gate.weight", "Router Dense Weight 0 -"),
-            ("model.layers.0.linear_attn.in_proj_qkvz.weight", "Other Dense Weight 0 -"),
+            ("model.layers.0.linear_attn.in_proj_qkvz.weight", "LinearAttnIn Dense Weight 0 -"),
             ("model.layers.99999999999.mlp.up_proj.weight", "Other Dense Weight - -"),
             ("", "Other Dense Other - -"),
             (".", "Other Dense Other - -"),

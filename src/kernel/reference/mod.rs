@@ -24,17 +24,23 @@ mod operand;
 pub mod quant;
 pub mod requant;
 pub mod rope;
+mod search;
 pub mod shape;
 pub mod swiglu;
 mod value;
 
-pub use encode::{NORMALIZER_RANGE, encode, scale};
+pub(in crate::kernel) use encode::code_bounds;
+pub use encode::{
+    Extent, NORMALIZER_RANGE, UnitScale, encode, nvfp4_global, scale, scale_of_magnitude, unit_scale,
+};
+pub use search::{SSZ_ROUNDS, search};
 pub use value::{Element, element, first_fault};
 
 use super::stats::{LANES, Lanes, PIECE, Stats};
 use super::{Fault, Policy, Sink, Values, check_lengths, unit_shape};
 use crate::dtype::Dtype;
 use crate::dtype::codec::{bf16_from_f32, f16_from_f32, f32_from_bf16, f32_from_f16};
+use crate::dtype::scheme::Rule;
 use std::ops::Range;
 
 /// Converts a tile; the contract is that of [`convert`](super::convert).
@@ -102,22 +108,35 @@ struct Outcome {
 
 /// Converts one unit of a tile with `cols` columns, non-finite values included, and adds its statistics.
 pub fn convert_unit(values: &Values<'_>, cols: usize, unit: &Unit, sink: &mut Sink<'_>, stats: &mut Stats) {
-    let mut amax = 0.0f32;
+    let mut extent = Extent::default();
+    // Rules that try several scales need the values themselves.
+    let mut searched: Vec<f32> = Vec::new();
+    let searches = matches!(sink, Sink::Quantize { scheme, .. } if tries_scales(scheme.rule));
     for row in unit.rows.clone() {
         for col in unit.cols.clone() {
-            let x = element(values, row, col, cols).value;
-            if x.is_finite() {
-                amax = amax.max(x.abs());
+            let element = element(values, row, col, cols);
+            extent.add(element.value);
+            if let Some(scale) = element.scale
+                && scale.is_finite()
+                && scale > extent.source_scale
+            {
+                extent.source_scale = scale;
+            }
+            if searches {
+                searched.push(element.value);
             }
         }
     }
-    let normalizer = match sink {
-        Sink::Cast { .. } => cast_normalizer(amax),
-        Sink::Quantize { scheme, scales, .. } => {
-            let s = scale(scheme.rule, amax);
-            scales[unit.scale_index] = s;
-            stats.zero_rows += u64::from(amax == 0.0);
-            s
+    let scale = match sink {
+        Sink::Cast { .. } => UnitScale::of(cast_normalizer(extent.amax)),
+        Sink::Quantize { scheme, global, scales, zeros, .. } => {
+            let scale = scale(scheme, *global, &extent).unwrap_or_else(|| search(scheme, &extent, &searched));
+            scales[unit.scale_index] = scale.stored;
+            if let Some(zero) = zeros.get_mut(unit.scale_index) {
+                *zero = scale.zero;
+            }
+            stats.zero_rows += u64::from(extent.amax == 0.0);
+            scale
         }
     };
     let mut lanes = Lanes::default();
@@ -126,7 +145,7 @@ pub fn convert_unit(values: &Values<'_>, cols: usize, unit: &Unit, sink: &mut Si
             let end = (piece + PIECE).min(unit.cols.end);
             for col in piece..end {
                 let element = element(values, row, col, cols);
-                let outcome = put(element.value, normalizer, row * cols + col, sink);
+                let outcome = put(element.value, &scale, row * cols + col, sink);
                 if outcome.counted {
                     let lane = (col - piece) % LANES;
                     lanes.signal[lane] += outcome.normalized * outcome.normalized;
@@ -141,7 +160,12 @@ pub fn convert_unit(values: &Values<'_>, cols: usize, unit: &Unit, sink: &mut Si
             lanes.end_piece(end - piece);
         }
     }
-    stats.add_unit(&mut lanes, normalizer);
+    stats.add_unit(&mut lanes, scale.divisor);
+}
+
+/// Whether the rule's scale depends on more than an [`Extent`].
+fn tries_scales(rule: Rule) -> bool {
+    matches!(rule, Rule::BestUe8m0 | Rule::MxBest | Rule::Ssz7)
 }
 
 /// What the errors of a row of casts are divided by: 1 where the squares of the row's values fit `f32` comfortably, the
@@ -155,7 +179,8 @@ fn cast_normalizer(amax: f32) -> f32 {
 }
 
 /// Converts `x` and stores it at element `index`.
-fn put(x: f32, normalizer: f32, index: usize, sink: &mut Sink<'_>) -> Outcome {
+fn put(x: f32, unit: &UnitScale, index: usize, sink: &mut Sink<'_>) -> Outcome {
+    let normalizer = unit.divisor;
     let normalized = x / normalizer;
     match sink {
         Sink::Cast { to, out } => {
@@ -181,7 +206,7 @@ fn put(x: f32, normalizer: f32, index: usize, sink: &mut Sink<'_>) -> Outcome {
             Outcome { normalized, error, saturated: x.is_finite() && decoded.is_infinite(), counted }
         }
         Sink::Quantize { scheme, codes, .. } => {
-            let (code, q, saturated) = encode(scheme.rule, x, normalizer);
+            let (code, q, saturated) = encode(scheme, x, unit);
             codes[index] = code;
             let counted = x.is_finite();
             Outcome { normalized, error: normalized - q, saturated: saturated && counted, counted }

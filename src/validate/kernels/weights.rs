@@ -76,7 +76,7 @@ impl<'a> Matrix<'a> {
         let [rows, cols] = tensor.shape[..] else { return None };
         let scaled = match &shards.checkpoint.encodings[id as usize] {
             Encoding::Plain if tensor.dtype.is_plain_float() => None,
-            Encoding::Codes { scale, scheme } => Some((*scale, *scheme)),
+            Encoding::Codes(s) => Some((s.scale, s.scheme)),
             _ => return None,
         };
         Some(Self { shards, id, rows, cols, scaled })

@@ -57,7 +57,7 @@ struct Limits {
 impl Limits {
     /// For an artifact with or without quantized weights.
     fn of(side: &Side<'_>) -> Self {
-        let coded = |e: &Encoding| matches!(e, Encoding::Codes { .. });
+        let coded = |e: &Encoding| matches!(e, Encoding::Codes(_));
         if side.shards.checkpoint.encodings.iter().any(coded) {
             Self { block: 2e-2, model: 5e-2 }
         } else {
@@ -69,7 +69,7 @@ impl Limits {
     fn module(side: &Side<'_>, module: &str) -> f64 {
         let checkpoint = side.shards.checkpoint;
         match checkpoint.find(&format!("{module}.weight")) {
-            Some(id) if matches!(checkpoint.encodings[id as usize], Encoding::Codes { .. }) => 5e-3,
+            Some(id) if matches!(checkpoint.encodings[id as usize], Encoding::Codes(_)) => 5e-3,
             Some(id) if checkpoint.tensor(id).shape.len() == 2 => 1e-4,
             _ => 1e-5,
         }

@@ -4,9 +4,11 @@
 //! definitions of the formats.
 
 use super::tile::{Expected, Tile};
+use crate::dtype::Dtype;
 use crate::dtype::codec::{bf16_from_f32, e4m3_from_f32_clamped, f16_from_f32, f32_from_bf16, f32_from_f16};
-use crate::dtype::scheme::Rule;
-use crate::kernel::reference;
+use crate::dtype::packing::Packing;
+use crate::dtype::scheme::{Granularity, Rule, Scheme};
+use crate::kernel::reference::{self, UnitScale};
 
 /// The first wrong code of a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,7 +101,12 @@ fn rule(expected: Expected) -> Option<Rule> {
 /// The pattern that the value `x` under `scale` should have.
 fn expected_code(expected: Expected, x: f32, scale: f32) -> u32 {
     match (rule(expected), expected) {
-        (Some(rule), _) => reference::encode(rule, x, scale).0.into(),
+        (Some(rule), _) => {
+            let element = if expected == Expected::E4m3 { Dtype::F8E4M3 } else { Dtype::I8 };
+            let granularity = Granularity::Channel;
+            let scheme = Scheme { element, granularity, scale: Dtype::F32, rule, packing: Packing::Plain };
+            reference::encode(&scheme, x, &UnitScale::of(scale)).0.into()
+        }
         (None, Expected::Bf16) => bf16_from_f32(x).into(),
         (None, Expected::F16) => f16_from_f32(x).into(),
         (None, _) => x.to_bits(),

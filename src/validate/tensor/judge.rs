@@ -7,9 +7,9 @@ use super::super::reader::Store;
 use super::super::rows::Rows;
 use super::careful::{Codes, code_text};
 use super::measure::{Measured, ScaleValues, Scales, WrongScale, target};
-use crate::checkpoint::Encoding;
+use crate::checkpoint::{Encoding, Stored};
 use crate::dtype::Dtype;
-use crate::dtype::scheme::{Granularity, Rule};
+use crate::dtype::scheme::{Granularity, Rule, Scheme};
 use crate::kernel::reference;
 use crate::report::model::{Check, Level, TensorRow, Verdict};
 use std::collections::BTreeMap;
@@ -283,8 +283,13 @@ impl Judge<'_> {
 
     fn scales(&mut self, pair: &Pair, name: &str, rule: &str, m: &Measured) {
         let mut scales = m.scales.clone();
-        if let (Some((amax, found)), Expect::Rule(rule)) = (m.whole, &pair.expect) {
-            let expected = reference::scale(*rule, amax);
+        if let (Some((amax, found)), Expect::Rule(rule)) = (m.whole, &pair.expect)
+            && let Encoding::Codes(Stored { scheme, .. }) =
+                &self.artifact.checkpoint.encodings[pair.artifact as usize]
+            && let Some(expected) =
+                reference::scale_of_magnitude(&Scheme { rule: *rule, ..*scheme }, 1.0, amax)
+        {
+            let expected = expected.stored;
             if expected.to_bits() != found.to_bits() {
                 scales = Scales {
                     wrong: 1,
@@ -329,7 +334,7 @@ impl Judge<'_> {
 
     /// The scale tensor of a weight and the shape of its grid.
     fn grid(&self, pair: &Pair) -> Option<(u32, [u64; 2])> {
-        let Encoding::Codes { scale, scheme } = &self.artifact.checkpoint.encodings[pair.artifact as usize]
+        let Encoding::Codes(Stored { scale, scheme, .. }) = &self.artifact.checkpoint.encodings[pair.artifact as usize]
         else {
             return None;
         };

@@ -6,7 +6,7 @@ use super::careful::{self, Codes, Strictness};
 use super::tile::{Expected, Quick, QuickPass, Side, Tile};
 use crate::dtype::Dtype;
 use crate::dtype::codec::{bf16_from_f32, e8m0_from_pow2, f32_from_bf16};
-use crate::dtype::scheme::{Granularity, Rule};
+use crate::dtype::scheme::{Granularity, Rule, Scheme};
 use crate::error::{Error, Result};
 use crate::io::buffer_pool::BufferPool;
 use crate::kernel::isa::dispatch;
@@ -403,8 +403,12 @@ fn judge(
         out.whole = Some((quick.amax[0], scales.values[0]));
     } else if task.artifact.scale.is_some() {
         out.zero_units = quick.amax.iter().filter(|a| **a == 0.0).count() as u64;
-        if let Some(rule) = rule {
-            let expected: Vec<f32> = quick.amax.iter().map(|amax| reference::scale(rule, *amax)).collect();
+        let expected: Option<Vec<f32>> = rule.zip(task.artifact.scale).and_then(|(rule, (_, scheme))| {
+            let scheme = Scheme { rule, ..scheme };
+            let scale = |amax: &f32| reference::scale_of_magnitude(&scheme, 1.0, *amax).map(|s| s.stored);
+            quick.amax.iter().map(scale).collect()
+        });
+        if let Some(expected) = expected {
             for (i, (expected, found)) in expected.iter().zip(&scales.values).enumerate() {
                 if expected.to_bits() != found.to_bits() {
                     let (index, amax) = (scales.first + i as u64, Some(quick.amax[i]));

@@ -1,12 +1,31 @@
 //! Tensor names and shapes of the model families, as formulae over their dimensions.
 
+mod deepseek_v4;
+mod gpt_oss;
+mod kimi;
+mod minimax;
+mod qwen;
+
+pub use deepseek_v4::{DeepseekV4, DeepseekV41, Drafts, deepseek_v4, deepseek_v41};
+pub use gpt_oss::{GptOss, gpt_oss};
+pub use kimi::{KimiK3, KimiVision, kimi_k3, kimi_vision};
+pub use minimax::{MiniMax, MiniMaxVision, minimax, minimax_vision};
+pub use qwen::{Experts, QwenHybrid, QwenVision, qwen_hybrid, qwen_vision};
+
+use crate::safetensors::{Dtype, Info};
+use crate::storage::Storage;
+
 /// What a tensor is; decides its dtype and its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `X` stands for `X.weight` and, in a quantized checkpoint, for its scale too.
     Linear,
+    /// A linear that the checkpoint stores in its own way.
+    Stored(Storage),
     /// A matrix (or higher) that no checkpoint quantizes.
     Matrix,
+    /// The same in F32.
+    MatrixF32,
     /// Around 1, in the compute dtype.
     Norm,
     /// Around 1, in F32.
@@ -19,6 +38,8 @@ pub enum Kind {
     InvFreq,
     /// Integers.
     Index,
+    /// Rows of different experts, of so many.
+    Routes(u64),
 }
 
 /// One tensor, or one linear of up to two tensors.
@@ -30,6 +51,38 @@ pub struct Spec {
     pub kind: Kind,
     /// Shape (of the weight), `[out, in]` for a matrix.
     pub shape: Vec<u64>,
+}
+
+impl Spec {
+    /// The tensors of the spec, where linears are stored as `storage`.
+    pub fn infos(&self, storage: Storage, compute: Dtype) -> Vec<Info> {
+        let dtype = match self.kind {
+            Kind::Linear => return storage.infos(&self.name, &self.shape, compute),
+            Kind::Stored(own) => return own.infos(&self.name, &self.shape, compute),
+            Kind::Matrix | Kind::Norm | Kind::Bias | Kind::InvFreq => compute,
+            Kind::MatrixF32 | Kind::NormF32 | Kind::BiasF32 => Dtype::F32,
+            Kind::Index | Kind::Routes(_) => Dtype::I64,
+        };
+        vec![Info { name: self.name.clone(), dtype, shape: self.shape.clone() }]
+    }
+}
+
+/// The same specs with the linears that `choose` picks stored as it says.
+pub fn stored(specs: Vec<Spec>, choose: impl Fn(&str) -> Option<Storage>) -> Vec<Spec> {
+    let store = |mut spec: Spec| {
+        if spec.kind == Kind::Linear
+            && let Some(storage) = choose(&spec.name)
+        {
+            spec.kind = Kind::Stored(storage);
+        }
+        spec
+    };
+    specs.into_iter().map(store).collect()
+}
+
+/// The same specs below `prefix`.
+pub fn below(prefix: &str, specs: Vec<Spec>) -> Vec<Spec> {
+    specs.into_iter().map(|spec| Spec { name: format!("{prefix}{}", spec.name), ..spec }).collect()
 }
 
 /// Collects specs under a prefix.
@@ -68,15 +121,17 @@ pub struct Deepseek {
     pub vocab: u64,
     /// Whether layer `layers` is a multi-token-prediction layer.
     pub mtp: bool,
-    /// Heads and head size of the V3.2 indexer, whose checkpoints keep the norms in F32.
+    /// Heads and head size of the V3.2 indexer.
     pub indexer: Option<(u64, u64)>,
+    /// Whether the norms are in F32 (V3.2).
+    pub f32_norms: bool,
     /// Length of the stray `rotary_emb.inv_freq` of Kimi-K2.
     pub inv_freq: Option<u64>,
 }
 
 /// The tensors of a DeepSeek V3 descendant.
 pub fn deepseek(d: &Deepseek) -> Vec<Spec> {
-    let norm = if d.indexer.is_some() { Kind::NormF32 } else { Kind::Norm };
+    let (norm, bias) = if d.f32_norms { (Kind::NormF32, Kind::BiasF32) } else { (Kind::Norm, Kind::Bias) };
     let mut s = Specs::default();
     s.add(Kind::Matrix, "model.embed_tokens.weight", &[d.vocab, d.hidden]);
     for layer in 0..d.layers + u64::from(d.mtp) {
@@ -92,8 +147,8 @@ pub fn deepseek(d: &Deepseek) -> Vec<Spec> {
         if let Some((heads, dim)) = d.indexer {
             s.add(Kind::Linear, format!("{a}.indexer.wq_b"), &[heads * dim, d.q_lora]);
             s.add(Kind::Linear, format!("{a}.indexer.wk"), &[dim, d.hidden]);
-            s.add(Kind::NormF32, format!("{a}.indexer.k_norm.weight"), &[dim]);
-            s.add(Kind::BiasF32, format!("{a}.indexer.k_norm.bias"), &[dim]);
+            s.add(norm, format!("{a}.indexer.k_norm.weight"), &[dim]);
+            s.add(bias, format!("{a}.indexer.k_norm.bias"), &[dim]);
             s.add(Kind::Matrix, format!("{a}.indexer.weights_proj.weight"), &[heads, d.hidden]);
         }
         if let Some(length) = d.inv_freq {
@@ -198,6 +253,17 @@ pub fn llama(d: &Llama) -> Vec<Spec> {
     s.add(Kind::Norm, "model.norm.weight", &[d.hidden]);
     if !d.tied {
         s.add(Kind::Matrix, "lm_head.weight", &[d.vocab, d.hidden]);
+    }
+    s.0
+}
+
+/// The static scales of an FP8 KV cache, as ModelOpt names them.
+pub fn kv_scales(layers: u64) -> Vec<Spec> {
+    let mut s = Specs::default();
+    for layer in 0..layers {
+        for x in ["k", "v"] {
+            s.add(Kind::NormF32, format!("model.layers.{layer}.self_attn.{x}_proj.{x}_scale"), &[]);
+        }
     }
     s.0
 }
