@@ -103,6 +103,18 @@ const PARTITIONED: &[(&str, &str, &str, &str, bool)] = &[
     ("qwen3-moe-bf16", "vllm", "BF16", "2", true),
 ];
 
+/// Scale rules that a user may choose: (fixture, target, scheme, rule).
+const RULED: &[(&str, &str, &str, &str)] = &[
+    ("qwen3-moe-bf16", "ascend-910b", "W4A8_DYNAMIC", "amax7-eps"),
+    ("qwen3-moe-bf16", "ascend-950", "W4A8_MXFP", "mx-ascend"),
+    ("qwen3-moe-bf16", "ascend-950", "W4A8_MXFP", "mx-best"),
+    ("llama-bf16", "vllm", "FP8_BLOCK_UE8M0", "best-ue8m0"),
+    ("llama-bf16", "vllm", "MXFP8", "mx-floor"),
+    ("llama-bf16", "vllm", "MXFP4", "mx-rceil"),
+    ("llama-bf16", "vllm", "W4A16", "ssz7"),
+    ("llama-bf16", "sglang", "MXFP8", "mx-best"),
+];
+
 /// The cells of a fixture.
 fn cells(fixture: &str) -> Vec<(&'static str, &'static str)> {
     let wide = if WIDE.contains(&fixture) { WIDE_CELLS } else { &[] };
@@ -191,8 +203,9 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
                 job["artifact"] = json!(out);
                 outs.push(out);
             }
-            // The oracle must refuse it too.
+            // The oracle must refuse it too. A plan sees no values.
             (Some(3), Some(3)) => job["refused"] = json!(3),
+            (Some(4), Some(0)) => job["refused"] = json!(4),
             _ => return vec![format!("{fixture} {target} {scheme}: exit {:?}\n{}", ran.code, ran.stderr)],
         }
         jobs.push(job);
@@ -205,6 +218,14 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
         assert!(shards > 3, "{fixture} has {shards} shards");
         jobs.push(json!({
             "source": source, "artifact": out, "target": target, "scheme": scheme, "shard_limit": SHARD_BYTES,
+        }));
+        outs.push(out);
+    }
+    for (_, target, scheme, rule) in RULED.iter().filter(|(name, ..)| *name == fixture) {
+        let out = root.join(format!("{fixture}-{target}-{scheme}-{rule}"));
+        silicast(convert_with(&source, &out, target, scheme, &["--scale-rule", rule])).expect(0);
+        jobs.push(json!({
+            "source": source, "artifact": out, "target": target, "scheme": scheme, "scale_rule": rule,
         }));
         outs.push(out);
     }
@@ -245,8 +266,8 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
 fn every_fixture_target_and_scheme_equals_the_oracle() {
     oracle::python();
     let names = xtask::fixtures::names();
-    let tables = EXTRA_CELLS.iter().map(|(name, ..)| name).chain(PARTITIONED.iter().map(|(name, ..)| name));
-    for name in WIDE.iter().chain(tables) {
+    let extra = EXTRA_CELLS.iter().map(|(name, ..)| name).chain(RULED.iter().map(|(name, ..)| name));
+    for name in WIDE.iter().chain(extra).chain(PARTITIONED.iter().map(|(name, ..)| name)) {
         assert!(names.contains(name), "no fixture is called {name}");
     }
     let root = tempfile::tempdir().unwrap();
