@@ -1,6 +1,5 @@
 //! Every target and scheme against tables that were written by hand from the loaders' parameter declarations: which
 //! tensors stand for a weight, with dtype and shape, and which modules stay float.
-#![expect(clippy::unwrap_used, reason = "tests read what they made")]
 
 use silicast::checkpoint::Checkpoint;
 use silicast::compile::compile;

@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use xxhash_rust::xxh3::Xxh3;
 
+/// Globals of fused modules, by what identifies the module's first value.
+pub(super) type Globals = Mutex<BTreeMap<(TensorId, [u64; 3]), Arc<OnceLock<f32>>>>;
+
 /// What every tile needs.
 pub(super) struct Evaluator<'a> {
     pub(super) plan: &'a Plan,
@@ -30,7 +33,7 @@ pub(super) struct Evaluator<'a> {
     pub(super) policy: Policy,
     /// Globals of modules that share one, by the first tensor and the part of it that they read: experts may lie in one
     /// tensor.
-    pub(super) globals: Mutex<BTreeMap<(TensorId, [u64; 3]), Arc<OnceLock<f32>>>>,
+    pub(super) globals: Globals,
 }
 
 /// What a tile did.

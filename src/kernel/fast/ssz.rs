@@ -126,7 +126,7 @@ fn sums(blocks: &[[f32; BLOCK]], scales: &[f32; ROWS]) -> Sums {
     let (mut xq, mut qq, mut error) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for block in blocks {
         for i in 0..BLOCK {
-            codes[i] = round_to_int(block[i] / scale[i]).max(-8).min(7) as f32;
+            codes[i] = round_to_int(block[i] / scale[i]).clamp(-8, 7) as f32;
         }
         for (x, q) in block.as_chunks::<ROWS>().0.iter().zip(codes.as_chunks::<ROWS>().0) {
             for lane in 0..ROWS {
