@@ -78,7 +78,7 @@ fn number(tensor: &TensorProto, key: &str, text: &str) -> Result<u64> {
 /// Reads exactly `expected` bytes of an external tensor.
 ///
 /// # Errors
-/// Class Input: [`reference`]'s; `external-file` (missing, a link, no regular file, several hard links);
+/// Class Input: [`reference()`]'s; `external-file` (missing, a link, no regular file, several hard links);
 /// `external-bounds` (stated length is not the tensor's, or the range is not in the file). Class Io.
 pub fn read(folder: &Confined, tensor: &TensorProto, expected: usize) -> Result<Bytes> {
     let place = reference(tensor)?;

@@ -65,7 +65,7 @@ pub fn write(model: &Model, dir: &OutputDir, name: &str, options: Options) -> Re
 /// The bytes of the model with every tensor inline.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn to_inline_bytes(model: &Model) -> Result<Vec<u8>> {
     let options = Options { external_threshold: None, ..Options::default() };
     let mut sink = Sink { model, options, data_name: "", end: 0, external: 0, file: None, dir: None };
