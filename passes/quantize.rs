@@ -20,6 +20,7 @@
 use super::{Context, Outcome, Pass, PassSpec};
 use crate::checkpoint::{fused_group, module_of};
 use crate::dtype::Dtype;
+use crate::dtype::packing::Packing;
 use crate::dtype::scheme::{Granularity, Rule, Scheme};
 use crate::error::{Error, Result};
 use crate::plan::expr::{Constant, Global, Part, part_type};
@@ -274,6 +275,10 @@ impl Weight<'_> {
     fn pass_through(&self, stored: &Stored, plan: &Plan) -> Option<(Made, Made, Option<Made>, Option<Made>)> {
         let (source, target) = (stored.scheme, self.scheme);
         if source.element != target.element || source.packing != target.packing || stored.order.is_some() {
+            return None;
+        }
+        // A byte has room for numbers that are no INT4: such codes go through the check of every byte, not past it.
+        if source.packing == Packing::Bytes {
             return None;
         }
         let config = &self.cx.checkpoint.config;

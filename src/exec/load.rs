@@ -243,6 +243,7 @@ impl Evaluator<'_> {
         }
         let unpacked = unpacked.get_mut(..r * c).ok_or_else(too_small)?;
         pack::unpack(scheme.packing, scheme.element, raw, r, c, unpacked);
+        self.check_codes(stored, rectangle, unpacked)?;
         let mut element = scheme.element;
         if decode && element == Dtype::F4E2M1 {
             let codes = unpacked.to_vec();
@@ -254,6 +255,29 @@ impl Evaluator<'_> {
             zeros.clear();
         }
         Ok(Loaded { shape, read, kind: Kind::Scaled { element, codes: unpacked, scales, zeros, block } })
+    }
+
+    /// Refuses bytes that are no codes of the element: only a container with room to spare can hold such.
+    fn check_codes(&self, stored: &Stored, rectangle: Rectangle, codes: &[u8]) -> Result<()> {
+        let Scheme { element, packing: Packing::Bytes, .. } = stored.scheme else { return Ok(()) };
+        let Some(at) = pack::first_out_of_range(element, codes) else { return Ok(()) };
+        let cols = rectangle.cols.max(1);
+        let (row, col) = (at as u64 / cols, at as u64 % cols);
+        let half = 1i64 << (element.bits() - 1);
+        Err(self
+            .fault(
+                stored.codes,
+                "code-range",
+                "a byte is no code of the format that the configuration states",
+            )
+            .expected(format!("{} to {}", -half, half - 1))
+            .found(format!(
+                "{} at [{}, {}]",
+                codes[at] as i8,
+                rectangle.row + row * rectangle.step,
+                rectangle.col + col
+            ))
+            .fix("check the download, and num_bits in config.json"))
     }
 
     /// The scales of a rectangle as F32, the shape of their blocks, and the bytes read.
@@ -442,6 +466,7 @@ impl Evaluator<'_> {
         let raw = self.read_lines(input, lines, raw)?;
         let unpacked = unpacked.get_mut(..r * c).ok_or_else(too_small)?;
         pack::unpack(plain.scheme.packing, plain.scheme.element, raw, r, c, unpacked);
+        self.check_codes(stored, rectangle, unpacked)?;
         let mut read = raw.len() as u64 + bytes + more;
         let order = match stored.order {
             None => None,

@@ -107,6 +107,26 @@ fn each_is_refused_with_its_place() {
     }
 }
 
+/// INT4 in bytes has room for numbers that are no INT4: no policy makes them codes.
+#[test]
+fn bytes_that_are_no_codes_are_exit_4() {
+    let root = tempfile::tempdir().unwrap();
+    for (at, byte, says) in [(0, 100u8, "100 at [0, 0]"), (300, 0xF7, "-9 at [")] {
+        let source = inputs::fixture(&root.path().join("planted"), "llama-ct-w4a8");
+        inputs::poke(&source, WEIGHT, at, &[byte]);
+        for scheme in ["W4A8", "W4A16", "W8A8", "BF16"] {
+            for policy in ["error", "keep"] {
+                let out = root.path().join("out");
+                let ran = silicast(convert_with(&source, &out, "vllm", scheme, &["--nan", policy])).expect(4);
+                ran.says(&["tensor:", WEIGHT, "-8 to 7", says, "fix:"]);
+                assert!(!out.exists());
+                fs::remove_dir_all(out.with_extension("partial")).unwrap();
+            }
+        }
+        fs::remove_dir_all(source).unwrap();
+    }
+}
+
 #[test]
 fn keep_converts_all_others_as_before_and_warns() {
     let root = tempfile::tempdir().unwrap();
