@@ -1,7 +1,7 @@
 //! Rules of every engine: what a model needs to be whole, and what a chip cannot multiply.
 
 use super::view::{View, Weight};
-use super::{Finding, Findings, rules};
+use super::{Finding, Findings, native_names, rules};
 use crate::checkpoint::{Kind, Part, fused_group, module_of};
 use crate::dtype::Dtype;
 use crate::targets::Target;
@@ -41,6 +41,19 @@ pub(super) fn is_coded(dtype: Dtype) -> bool {
     is_fp8(dtype) || matches!(dtype, Dtype::I8 | Dtype::U8 | Dtype::I32)
 }
 
+/// Whether an engine keeps this weight in FP8 whatever the rest is: the tables of n-gram embeddings of DeepSeek-V4.1 are
+/// looked up and never multiplied (their loaders have a rule of their own for them), and vllm-ascend leaves `wo_a` of DSpark
+/// drafts as it ships.
+pub(super) fn stays_fp8(view: &View, w: &Weight<'_>) -> bool {
+    w.role.kind == Kind::EngramTable || (w.role.kind == Kind::OAProj && w.role.mtp && has_dspark(view))
+}
+
+/// Whether the drafts of the model are those of DSpark.
+pub(super) fn has_dspark(view: &View) -> bool {
+    let marks = |name: &str| name.contains(".main_proj.") || name.contains(".markov_head.");
+    view.family.has_native_names() && view.tensors.iter().any(|t| marks(&t.name))
+}
+
 /// Whether the chip multiplies FP8: some scheme of its target does.
 pub(super) fn has_fp8(target: &Target) -> bool {
     target.schemes.iter().any(|s| s.encoding.is_some_and(|e| is_fp8(e.element)))
@@ -50,7 +63,7 @@ fn chip(view: &View, target: &Target, findings: &mut Findings) {
     if has_fp8(target) {
         return;
     }
-    for weight in view.weights().filter(|w| is_fp8(w.info.dtype)) {
+    for weight in view.weights().filter(|w| is_fp8(w.info.dtype) && !stays_fp8(view, w)) {
         let schemes: Vec<&str> = target.schemes.iter().map(|s| s.name.as_str()).collect();
         findings.add(
             view.at(&rules::CHIP_NO_FP8, weight.info)
@@ -111,8 +124,15 @@ fn below_layer(name: &str) -> Option<(&str, &str)> {
     Some((&name[..end], &name[end + 1..]))
 }
 
+/// What takes turns in the layers of a model: attention of two kinds, a dense MLP and experts.
+const PARTS: [&[&str]; 2] = [&["self_attn", "linear_attn"], &["mlp", "block_sparse_moe"]];
+
 /// Every layer has the modules that layers of its make have.
 fn modules(view: &View, findings: &mut Findings) {
+    if view.family.has_native_names() {
+        report_absent(native_names::missing(view), findings);
+        return;
+    }
     let known = view.family.id != "unknown";
     let mut layers: BTreeMap<(bool, u32), Layer<'_>> = BTreeMap::new();
     for (tensor, role) in view.each() {
@@ -128,7 +148,7 @@ fn modules(view: &View, findings: &mut Findings) {
         if role.part == Part::Weight && is_attention(role.kind) {
             layer.attention.push(role.kind);
         }
-        let first = path.split('.').next().filter(|first| matches!(*first, "self_attn" | "mlp"));
+        let first = path.split('.').next().filter(|first| PARTS.iter().flat_map(|p| *p).any(|p| p == first));
         let group = first.unwrap_or_default();
         // Packed or not, a weight is a weight.
         let path = path.strip_suffix("_packed").unwrap_or(path);
@@ -137,6 +157,14 @@ fn modules(view: &View, findings: &mut Findings) {
     let mut missing: BTreeSet<String> = BTreeSet::new();
     for layer in layers.values().filter(|_| known) {
         for path in required(view, layer) {
+            missing.insert(format!("{}.{path}", layer.prefix));
+        }
+    }
+    for names in PARTS {
+        let one = |layer: &Layer<'_>| names.iter().any(|n| layer.groups.contains_key(n));
+        let Some(peer) = layers.values().find(|l| !l.mtp && one(l)) else { continue };
+        let path = names.iter().find_map(|n| peer.groups.get(n)?.first()).copied().unwrap_or_default();
+        for layer in layers.values().filter(|l| known && !l.mtp && !one(l)) {
             missing.insert(format!("{}.{path}", layer.prefix));
         }
     }
@@ -160,7 +188,12 @@ fn modules(view: &View, findings: &mut Findings) {
             );
         }
     }
-    for name in missing {
+    report_absent(missing, findings);
+}
+
+/// Tensors that a layer of the family cannot do without.
+fn report_absent(names: BTreeSet<String>, findings: &mut Findings) {
+    for name in names {
         findings.add(
             Finding::new(&rules::TENSOR_MISSING)
                 .tensor(name)
@@ -214,7 +247,7 @@ fn absent_among_peers<'a>(
     layers: &'a BTreeMap<(bool, u32), Layer<'a>>,
 ) -> Vec<(&'a Layer<'a>, &'a str, usize)> {
     let mut out = Vec::new();
-    for group in ["self_attn", "mlp", ""] {
+    for group in PARTS.iter().flat_map(|p| *p).copied().chain([""]) {
         let mut makes: BTreeMap<&BTreeSet<&str>, Vec<&Layer<'_>>> = BTreeMap::new();
         for layer in layers.values().filter(|l| !l.mtp) {
             if let Some(paths) = layer.groups.get(group) {
@@ -254,9 +287,14 @@ fn experts(view: &View, findings: &mut Findings) {
         }
     }
     let config = &view.config;
-    let count =
-        ["n_routed_experts", "num_experts", "num_local_experts"].into_iter().find_map(|k| config.count(k));
+    // The drafts of DSpark have fewer experts than the model.
+    let count_of = |prefix: &str| {
+        let draft = prefix.starts_with("mtp.").then(|| config.count("dspark_n_routed_experts")).flatten();
+        let keys = ["n_routed_experts", "num_experts", "num_local_experts"];
+        draft.or_else(|| keys.into_iter().find_map(|k| config.count(k)))
+    };
     let miss = |prefix: &str, expert: u64, path: &str, findings: &mut Findings| {
+        let count = count_of(prefix);
         findings.add(
             Finding::new(&rules::EXPERT_MISSING)
                 .tensor(format!("{prefix}.{expert}.{path}"))
@@ -270,7 +308,7 @@ fn experts(view: &View, findings: &mut Findings) {
     for (prefix, experts) in &sets {
         let union: BTreeSet<&str> = experts.values().flatten().copied().collect();
         let last = experts.last_key_value().map_or(0, |(e, _)| *e);
-        let wanted = count.unwrap_or(u64::from(last) + 1);
+        let wanted = count_of(prefix).unwrap_or(u64::from(last) + 1);
         let mut named = 0;
         for expert in 0..wanted {
             let have = u32::try_from(expert).ok().and_then(|e| experts.get(&e));

@@ -168,7 +168,7 @@ pub(super) fn check(view: &View, findings: &mut Findings) -> Result<()> {
     stacked(view, &config, findings);
     formats(view, &config, findings);
     common::mixed_dtypes(view, findings);
-    for w in view.weights().filter(|w| w.info.shape.len() == 2) {
+    for w in view.weights().filter(|w| w.info.shape.len() == 2 && !common::stays_fp8(view, w)) {
         placement(view, &config, w, findings);
         if let Some(group) = config.group(w.module).filter(|_| common::is_coded(w.info.dtype)) {
             scales(view, group, w, findings)?;
@@ -289,6 +289,7 @@ fn formats(view: &View, config: &Config, findings: &mut Findings) {
         let stored = group.stored();
         let members: Vec<Weight<'_>> = view
             .weights()
+            .filter(|w| !common::stays_fp8(view, w))
             .filter(|w| {
                 w.info.shape.len() == 2 && common::is_coded(w.info.dtype) && !config.ignored(w.module)
             })

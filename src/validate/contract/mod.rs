@@ -12,6 +12,7 @@ mod ascend_schemes;
 mod common;
 mod compressed_tensors;
 mod native_fp8;
+mod native_names;
 pub mod rules;
 mod values;
 mod view;

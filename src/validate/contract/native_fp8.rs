@@ -4,7 +4,7 @@ use super::compressed_tensors::is_quantizable;
 use super::values::{ScaleRules, check_scale};
 use super::view::{View, Weight};
 use super::{Finding, Findings, common, rules};
-use crate::checkpoint::{Quantization, fused_group};
+use crate::checkpoint::{Kind, Quantization, Scope, fused_group};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use serde_json::Value;
@@ -79,7 +79,7 @@ pub(super) fn check(view: &View, findings: &mut Findings) -> Result<()> {
                     .found(found)
                     .fix("add the module to modules_to_not_convert"),
             );
-        } else if matches!(w.info.dtype, Dtype::I8) {
+        } else if matches!(w.info.dtype, Dtype::I8) && !is_fp4_expert(view, &w) {
             findings.add(
                 view.at(&rules::WEIGHT_DTYPE, w.info)
                     .expected("f8_e4m3")
@@ -99,6 +99,23 @@ pub(super) fn check(view: &View, findings: &mut Findings) -> Result<()> {
     }
     fused(view, &config, findings);
     Ok(())
+}
+
+/// Whether a weight holds FP4 pairs of a routed expert, as DeepSeek-V4 ships them: engines take experts for FP4 unless
+/// `expert_dtype` says otherwise.
+fn is_fp4_expert(view: &View, w: &Weight<'_>) -> bool {
+    let says = view
+        .config
+        .get("expert_dtype")
+        .or_else(|| view.config.quantization.as_ref().and_then(|q| q.json.get("expert_dtype")));
+    let fp4 = says.is_none_or(|v| v.as_str() == Some("fp4"));
+    let ([n, bytes], Some(scale)) = (&w.info.shape[..], view.param(w.module, "scale")) else { return false };
+    view.family.has_native_names()
+        && w.role.scope == Scope::Expert
+        && fp4
+        && matches!(scale.dtype, Dtype::U8 | Dtype::F8E8M0)
+        && bytes.is_multiple_of(16)
+        && scale.shape[..] == [*n, bytes / 16]
 }
 
 fn weight(view: &View, config: &Config<'_>, w: Weight<'_>, findings: &mut Findings) -> Result<()> {
@@ -132,6 +149,8 @@ fn weight(view: &View, config: &Config<'_>, w: Weight<'_>, findings: &mut Findin
     }
     let found = format!("{}{:?}", scale.dtype, scale.shape);
     if let ([n, k], Some([rows, cols])) = (&w.info.shape[..], config.block) {
+        // Rows of the n-gram tables never share a scale, whatever the block of the other weights.
+        let [rows, cols] = if w.role.kind == Kind::EngramTable { [1, 32] } else { [rows, cols] };
         let expected = [n.div_ceil(rows), k.div_ceil(cols)];
         if scale.shape[..] != expected {
             let rule = if scale.shape.len() == 2 { &rules::SCALE_GRID } else { &rules::SCALE_RANK };
