@@ -39,7 +39,8 @@ impl Pass for Drop {
     fn run(&self, plan: &mut Plan, cx: &Context<'_>) -> Result<Outcome> {
         let rotary: Arc<str> = "rotary table: every engine computes it from the configuration".into();
         let activation: Arc<str> =
-            "static scale of activations or of the KV cache: belongs to the quantization of the source".into();
+            "static scale of activations or of the KV cache: belongs to the quantization of the source"
+                .into();
         let mut drops = Vec::new();
         plan.outputs.retain(|output| {
             let Expr::Load(source) = output.expr else { return true };

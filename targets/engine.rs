@@ -69,7 +69,9 @@ impl<'a> Dialect<'a> {
         fn is_decoded(expr: &Expr) -> bool {
             match expr {
                 Expr::Dequantize(_) => true,
-                Expr::Cast { value, .. } | Expr::View { value, .. } | Expr::Slice { value, .. } => is_decoded(value),
+                Expr::Cast { value, .. } | Expr::View { value, .. } | Expr::Slice { value, .. } => {
+                    is_decoded(value)
+                }
                 _ => false,
             }
         }

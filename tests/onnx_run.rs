@@ -97,14 +97,14 @@ fn wrong_inputs_are_named() {
     let folder = tempfile::tempdir().unwrap();
     write_model(folder.path(), "Add", 1);
     let doubles = Tensor::new([2, 3], Data::F64(vec![0.0; 6])).unwrap();
-    let cases: [(&[(&str, Tensor)], &str, &str); 4] = [
-        (&[], "run-input-missing", "x"),
-        (&[("x", floats(&[2, 3])), ("z", floats(&[1]))], "run-input-extra", "z"),
-        (&[("x", floats(&[3, 2]))], "run-input-shape", "x"),
-        (&[("x", doubles)], "run-input-type", "x"),
+    let cases = [
+        (vec![], "run-input-missing", "x"),
+        (vec![("x", floats(&[2, 3])), ("z", floats(&[1]))], "run-input-extra", "z"),
+        (vec![("x", floats(&[3, 2]))], "run-input-shape", "x"),
+        (vec![("x", doubles)], "run-input-type", "x"),
     ];
     for (arrays, code, tensor) in cases {
-        let done = run(folder.path(), arrays);
+        let done = run(folder.path(), &arrays);
         assert_eq!(done.status.code(), Some(4), "{code}");
         let document: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(document["error"]["code"], code);

@@ -1,6 +1,5 @@
 //! Every target and scheme against tables that were written by hand from the loaders' parameter declarations: which
 //! tensors stand for a weight, with dtype and shape, and which modules stay float.
-#![expect(clippy::unwrap_used, reason = "tests read what they made")]
 
 use silicast::checkpoint::Checkpoint;
 use silicast::compile::compile;
@@ -22,11 +21,8 @@ fn plan(
     let tensors = tensors.iter().map(|(n, d, s)| ((*n).to_owned(), *d, s.to_vec())).collect();
     let config = serde_json::json!({"model_type": model, "num_hidden_layers": 1});
     let checkpoint = Checkpoint::from_parts(config, tensors)?;
-    let recipe = Recipe {
-        scheme: Some(scheme.to_owned()),
-        engine: engine.map(str::to_owned),
-        ..Recipe::default()
-    };
+    let recipe =
+        Recipe { scheme: Some(scheme.to_owned()), engine: engine.map(str::to_owned), ..Recipe::default() };
     Ok(compile(&checkpoint, target, recipe)?.plan)
 }
 
@@ -71,11 +67,8 @@ const MXFP8: [&str; 3] = [
     "weight f8_e4m3[128,256], weight_scale u8[128,8]",
     "weight f8_e4m3[256,128], weight_scale u8[256,4]",
 ];
-const MXFP4_EXPERTS: [&str; 3] = [
-    MXFP8[0],
-    "weight u8[128,128], weight_scale u8[128,8]",
-    "weight u8[256,64], weight_scale u8[256,4]",
-];
+const MXFP4_EXPERTS: [&str; 3] =
+    [MXFP8[0], "weight u8[128,128], weight_scale u8[128,8]", "weight u8[256,64], weight_scale u8[256,4]"];
 const FLOAT: [&str; 3] = ["weight bf16[384,512]", "weight bf16[128,256]", "weight bf16[256,128]"];
 
 const CELLS: &[Cells] = &[
@@ -91,11 +84,7 @@ const CELLS: &[Cells] = &[
     ),
     (&["ascend-910b", "ascend-910c", "ascend-950"], &["FLOAT"], FLOAT),
     (&["ascend-310p", "ascend-950"], &["W8A8_DYNAMIC"], INT8_OFFSET),
-    (
-        &["ascend-310p"],
-        &["FLOAT"],
-        ["weight f16[384,512]", "weight f16[128,256]", "weight f16[256,128]"],
-    ),
+    (&["ascend-310p"], &["FLOAT"], ["weight f16[384,512]", "weight f16[128,256]", "weight f16[256,128]"]),
     (&["ascend-950"], &["W8A8_MXFP8"], MXFP8),
     (&["ascend-950"], &["W4A8_MXFP", "W4A4_MXFP4"], MXFP4_EXPERTS),
     (
@@ -109,16 +98,33 @@ const CELLS: &[Cells] = &[
     ),
     (
         &[
-            "vllm", "sglang", "metax-c500", "metax-c550", "metax-c588", "metax-c600", "hygon-k100ai",
-            "hygon-bw1000", "hygon-bw1100", "mthreads-s4000", "kunlunxin-p800",
+            "vllm",
+            "sglang",
+            "metax-c500",
+            "metax-c550",
+            "metax-c588",
+            "metax-c600",
+            "hygon-k100ai",
+            "hygon-bw1000",
+            "hygon-bw1100",
+            "mthreads-s4000",
+            "kunlunxin-p800",
         ],
         &["W8A8"],
         INT8,
     ),
     (
         &[
-            "vllm", "sglang", "metax-c500", "metax-c550", "metax-c588", "metax-c600", "hygon-k100ai",
-            "hygon-bw1000", "hygon-bw1100", "kunlunxin-p800",
+            "vllm",
+            "sglang",
+            "metax-c500",
+            "metax-c550",
+            "metax-c588",
+            "metax-c600",
+            "hygon-k100ai",
+            "hygon-bw1000",
+            "hygon-bw1100",
+            "kunlunxin-p800",
         ],
         &["W8A8_CT"],
         [
@@ -195,9 +201,7 @@ const CELLS: &[Cells] = &[
         ],
     ),
     (
-        &[
-            "vllm", "sglang", "metax-c500", "metax-c550", "metax-c588", "metax-c600", "kunlunxin-p800",
-        ],
+        &["vllm", "sglang", "metax-c500", "metax-c550", "metax-c588", "metax-c600", "kunlunxin-p800"],
         &["W4A16"],
         INT4_PACKED,
     ),
@@ -231,8 +235,15 @@ const CELLS: &[Cells] = &[
     ),
     (
         &[
-            "vllm", "sglang", "metax-c500", "metax-c550", "metax-c588", "metax-c600", "kunlunxin-p800",
-            "cambricon-mlu370", "cambricon-mlu590",
+            "vllm",
+            "sglang",
+            "metax-c500",
+            "metax-c550",
+            "metax-c588",
+            "metax-c600",
+            "kunlunxin-p800",
+            "cambricon-mlu370",
+            "cambricon-mlu590",
         ],
         &["GPTQ"],
         [
@@ -243,8 +254,17 @@ const CELLS: &[Cells] = &[
     ),
     (
         &[
-            "vllm", "sglang", "metax-c500", "metax-c550", "metax-c588", "metax-c600", "hygon-k100ai",
-            "mthreads-s4000", "kunlunxin-p800", "cambricon-mlu370", "cambricon-mlu590",
+            "vllm",
+            "sglang",
+            "metax-c500",
+            "metax-c550",
+            "metax-c588",
+            "metax-c600",
+            "hygon-k100ai",
+            "mthreads-s4000",
+            "kunlunxin-p800",
+            "cambricon-mlu370",
+            "cambricon-mlu590",
         ],
         &["AWQ"],
         [
@@ -309,9 +329,21 @@ const CELLS: &[Cells] = &[
     ),
     (
         &[
-            "vllm", "sglang", "metax-c500", "metax-c550", "metax-c588", "metax-c600", "hygon-k100ai",
-            "hygon-bw1000", "hygon-bw1100", "mthreads-s4000", "mthreads-s5000", "kunlunxin-p800", "enflame-s60",
-            "cambricon-mlu370", "cambricon-mlu590",
+            "vllm",
+            "sglang",
+            "metax-c500",
+            "metax-c550",
+            "metax-c588",
+            "metax-c600",
+            "hygon-k100ai",
+            "hygon-bw1000",
+            "hygon-bw1100",
+            "mthreads-s4000",
+            "mthreads-s5000",
+            "kunlunxin-p800",
+            "enflame-s60",
+            "cambricon-mlu370",
+            "cambricon-mlu590",
         ],
         &["BF16"],
         FLOAT,
@@ -384,13 +416,21 @@ fn engines_differ_in_what_stays_float() {
         ("vllm", "W8A8", "indexer.wq_b kv_a_proj_with_mqa o_proj q_a_proj q_b_proj"),
         ("vllm", "GPTQ", "indexer.wq_b kv_a_proj_with_mqa o_proj q_a_proj q_b_proj"),
         ("sglang", "MXFP8", "indexer.wq_b kv_a_proj_with_mqa o_proj q_a_proj q_b_proj"),
-        ("vllm", "FP8_BLOCK", "indexer.wk indexer.wq_b kv_a_proj_with_mqa kv_b_proj o_proj q_a_proj q_b_proj"),
+        (
+            "vllm",
+            "FP8_BLOCK",
+            "indexer.wk indexer.wq_b kv_a_proj_with_mqa kv_b_proj o_proj q_a_proj q_b_proj",
+        ),
         (
             "sglang",
             "BLOCKWISE_INT8",
             "indexer.wk indexer.wq_b kv_a_proj_with_mqa kv_b_proj o_proj q_a_proj q_b_proj",
         ),
-        ("sglang", "W8A8_FP8", "indexer.wk indexer.wq_b kv_a_proj_with_mqa kv_b_proj o_proj q_a_proj q_b_proj"),
+        (
+            "sglang",
+            "W8A8_FP8",
+            "indexer.wk indexer.wq_b kv_a_proj_with_mqa kv_b_proj o_proj q_a_proj q_b_proj",
+        ),
         ("ascend-910b", "W8A8_DYNAMIC", "kv_a_proj_with_mqa o_proj q_a_proj q_b_proj"),
         ("cambricon-mlu590", "W8A8", "o_proj q_b_proj"),
         ("cambricon-mlu590", "FP8_DYNAMIC", "o_proj q_b_proj"),

@@ -4,9 +4,9 @@
 //! It is written in one pass over sorted lists and read back strictly, because `verify` may meet a forged one.
 
 use super::digest::{FileDigest, is_hex_256};
-use crate::plan::Fate;
 use crate::error::{Error, Result};
 use crate::io::confined::check_relative;
+use crate::plan::Fate;
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::ser::{Error as _, SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};

@@ -269,10 +269,13 @@ fn define<'a>(names: &mut HashSet<&'a str>, name: &'a str, what: &str) -> Result
         .fix("rename one of them"))
 }
 
-/// The element type and the dimensions of a value, where its declaration states them; an open dimension is `None`.
+/// Dimensions of a declared tensor; an open one is `None`.
+pub type Dimensions = Vec<Option<i64>>;
+
+/// The element type and the dimensions of a tensor value, where its declaration states them.
 pub fn declared(
     info: &crate::onnx_protobuf::ValueInfoProto,
-) -> Option<(Option<Element>, Option<Vec<Option<i64>>>)> {
+) -> Option<(Option<Element>, Option<Dimensions>)> {
     use crate::onnx_protobuf::tensor_shape_proto::dimension::Value;
     let type_ = info.type_.as_ref()?;
     if !type_.has_tensor_type() {

@@ -39,6 +39,10 @@ fn members(file: &[u8]) -> Option<Vec<Member<'_>>> {
     const END: &[u8] = b"PK\x05\x06";
     let from = file.len().saturating_sub(22 + 0xffff);
     let end = from + file.get(from..)?.windows(4).rposition(|w| w == END)?;
+    // The record ends with its comment, and the file with the record.
+    if end.checked_add(22)?.checked_add(u16_at(file, end + 20)?)? != file.len() {
+        return None;
+    }
     let mut entries = u16_at(file, end + 10)?;
     let mut at = u32_at(file, end + 16)?;
     if (at == 0xffff_ffff || entries == 0xffff) && end >= 20 && file.get(end - 20..end - 16)? == b"PK\x06\x07"

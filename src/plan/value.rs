@@ -76,10 +76,7 @@ impl Value {
             Source::Scaled(_) if scheme.packing.is_transposed() => 8,
             _ => 1,
         };
-        [
-            lcm(lcm(rows, scheme.packing.rows()), packed),
-            lcm(cols, scheme.packing.cols(scheme.element.bits())),
-        ]
+        [lcm(lcm(rows, scheme.packing.rows()), packed), lcm(cols, scheme.packing.cols(scheme.element.bits()))]
     }
 
     /// Rows and columns of the value that cannot be parted.

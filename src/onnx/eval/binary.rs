@@ -69,7 +69,7 @@ pub(super) fn rows(shape: &[usize], steps: &[&[usize]], mut f: impl FnMut(&[usiz
     let outer = shape.len().saturating_sub(1);
     let mut index = vec![0usize; outer];
     let mut starts = vec![0usize; steps.len()];
-    if shape.iter().any(|n| *n == 0) {
+    if shape.contains(&0) {
         return;
     }
     loop {

@@ -3,7 +3,6 @@
 use super::graph::{Frame, Scope, Session};
 use super::tensor::{Data, Tensor, Value, bad};
 use crate::error::Result;
-use crate::onnx::element::Element;
 use crate::onnx_protobuf::{AttributeProto, GraphProto, NodeProto};
 
 /// The outputs of a node, by position.
@@ -62,11 +61,6 @@ impl Call<'_> {
     /// All inputs, which must be tensors.
     pub(super) fn tensors(&self) -> Result<Vec<&Tensor>> {
         (0..self.inputs.len()).map(|i| self.tensor(i)).collect()
-    }
-
-    /// Whether output `i` is asked for.
-    pub(super) fn wants(&self, i: usize) -> bool {
-        self.node.output.get(i).is_some_and(|name| !name.is_empty())
     }
 
     /// The attribute `name`; in a function's body it may refer to one of the function's own.
@@ -195,27 +189,14 @@ pub(super) trait Float:
     + std::ops::AddAssign
     + 'static
 {
-    const ELEMENT: Element;
     fn of(x: f64) -> Self;
     fn f64(self) -> f64;
     fn data(v: Vec<Self>) -> Data;
-    fn exp(self) -> Self;
-    fn ln(self) -> Self;
-    fn sqrt(self) -> Self;
-    fn tanh(self) -> Self;
-    fn abs(self) -> Self;
-    fn powf(self, y: Self) -> Self;
-    fn nan(self) -> bool;
-    /// The maximum that keeps NaN.
-    fn max_nan(self, other: Self) -> Self {
-        if self.nan() || self > other { self } else { other }
-    }
 }
 
 macro_rules! float {
     ($t:ty, $variant:ident) => {
         impl Float for $t {
-            const ELEMENT: Element = Element::$variant;
             fn of(x: f64) -> Self {
                 x as $t
             }
@@ -224,27 +205,6 @@ macro_rules! float {
             }
             fn data(v: Vec<Self>) -> Data {
                 Data::$variant(v)
-            }
-            fn exp(self) -> Self {
-                self.exp()
-            }
-            fn ln(self) -> Self {
-                self.ln()
-            }
-            fn sqrt(self) -> Self {
-                self.sqrt()
-            }
-            fn tanh(self) -> Self {
-                self.tanh()
-            }
-            fn abs(self) -> Self {
-                self.abs()
-            }
-            fn powf(self, y: Self) -> Self {
-                self.powf(y)
-            }
-            fn nan(self) -> bool {
-                self.is_nan()
             }
         }
     };

@@ -2,7 +2,7 @@
 
 use super::call::{Call, Outcome, one};
 use super::table::{Operator, native};
-use super::tensor::{Data, Tensor, bad, code_integer};
+use super::tensor::{Data, Tensor, bad};
 use crate::dtype::{Dtype, codec};
 use crate::error::{Error, Result};
 use crate::onnx::element::Element;
@@ -260,9 +260,4 @@ fn bit_cast(call: &Call<'_>) -> Outcome {
     })?;
     let data = Data::from_packed(to, &x.data().to_packed(), x.len());
     one(Tensor::new(x.shape.clone(), data)?)
-}
-
-/// The integer that a code of a 2- or 4-bit type stands for, or the value of any integer element.
-pub(super) fn code_value(element: Element, code: u8) -> i64 {
-    code_integer(element, code)
 }

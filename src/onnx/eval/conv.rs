@@ -59,6 +59,8 @@ fn geometry(call: &Call<'_>, x: &Tensor, w: &Tensor) -> Result<Geometry> {
     }
     let input = x.shape[2..].to_vec();
     let output = window.outputs(&input, false)?;
+    // Every kernel position keeps the rows that it reaches.
+    count(&[&window.kernel[..], &output[..output.len() - 1]].concat())?;
     Ok(Geometry { window, group, input, output })
 }
 
@@ -259,6 +261,7 @@ fn transpose<T: Float + FloatsOf>(call: &Call<'_>, x: &Tensor) -> Outcome {
             output.push(full.checked_sub(pads).ok_or_else(|| bad("pads remove the whole output"))?);
         }
     }
+    count(&[&window.kernel[..], &input[..spatial - 1]].concat())?;
     let per_group = w.shape[1];
     let channels = per_group.checked_mul(group).ok_or_else(refuse)?;
     let mut shape = vec![x.shape[0], channels];

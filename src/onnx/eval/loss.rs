@@ -1,6 +1,6 @@
 //! NegativeLogLikelihoodLoss and SoftmaxCrossEntropyLoss.
 
-use super::call::{Call, Outcome};
+use super::call::Call;
 use super::cast::cast;
 use super::norm::{Form, softmax};
 use super::table::{Operator, wide};

@@ -52,6 +52,9 @@ fn pool(
     let mut shape = x.shape[..2].to_vec();
     shape.extend_from_slice(output);
     count(&shape)?;
+    // Every window keeps the positions that it reads.
+    let reads: Vec<usize> = window.kernel.iter().zip(spatial).map(|(k, n)| *k.min(n)).collect();
+    count(&[output, &reads].concat())?;
     let steps = strides(spatial);
     let planes = x.shape[0] * x.shape[1];
     let mut windows: Vec<(Vec<usize>, usize)> = Vec::new();

@@ -20,6 +20,7 @@ pub(super) const OPERATORS: &[Operator] = &[
 struct Grid {
     axis_len: usize,
     inner: usize,
+    /// Elements of a block; 0 for one scale per index.
     block: usize,
     blocks: usize,
 }
@@ -58,7 +59,10 @@ impl Grid {
         }
         let (rest, column) = (i / self.inner, i % self.inner);
         let (outer, at) = (rest / self.axis_len, rest % self.axis_len);
-        if self.block == 0 { at } else { (outer * self.blocks + at / self.block) * self.inner + column }
+        match at.checked_div(self.block) {
+            Some(block) => (outer * self.blocks + block) * self.inner + column,
+            None => at,
+        }
     }
 }
 

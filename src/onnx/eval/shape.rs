@@ -2,7 +2,7 @@
 
 use super::call::{Call, Outcome, axes, axis, one, sizes};
 use super::table::{Operator, native};
-use super::tensor::{Data, Tensor, Value, any_data, bad, count, same_data, strides};
+use super::tensor::{Data, Tensor, Value, bad, count, strides};
 use crate::error::Result;
 use crate::onnx::element::Element;
 
@@ -105,7 +105,7 @@ fn reshape(call: &Call<'_>) -> Outcome {
     }
     if let Some(i) = open {
         let known = count(&shape)?;
-        shape[i] = if known == 0 { 0 } else { x.len() / known };
+        shape[i] = x.len().checked_div(known).unwrap_or(0);
     }
     one(x.reshaped(shape)?)
 }
@@ -527,17 +527,4 @@ fn center_crop_pad(call: &Call<'_>) -> Outcome {
         };
     }
     one(gathered(x, &maps, &Tensor::zeros(x.element(), &[])?)?)
-}
-
-/// Whether two tensors hold the same elements in the same shape, NaN aside.
-pub(super) fn same(a: &Tensor, b: &Tensor) -> bool {
-    a.shape == b.shape && a.data() == b.data()
-}
-
-/// The element at a flat position, as a scalar.
-pub(super) fn element_at(x: &Tensor, i: usize) -> Result<Tensor> {
-    if any_data!(x.data(), v => i >= v.len()) {
-        return Err(bad("a position is out of range"));
-    }
-    Tensor::scalar(same_data!(x.data(), v => v.get(i).cloned().into_iter().collect()))
 }

@@ -141,7 +141,7 @@ macro_rules! numbers {
         }
     };
 }
-pub(super) use {any_data, numbers, same_data};
+pub(super) use numbers;
 
 /// An error of a node: what its inputs or attributes have wrong. The caller names the node.
 pub fn bad(what: impl Into<String>) -> Error {

@@ -4,7 +4,6 @@ use super::binary::zip;
 use super::call::{Call, Outcome, one};
 use super::table::{Operator, native};
 use super::tensor::{Data, Tensor, Value, bad, count};
-use crate::error::Result;
 
 pub(super) const OPERATORS: &[Operator] = &[
     native("StringConcat", 20, |c| {

@@ -35,15 +35,14 @@ fn optimize(call: &Call<'_>, states: usize, update: &Update<'_>) -> Outcome {
             }
             t.to_f64s()
         };
-        let mut all: Vec<Vec<f64>> = (0..groups).map(read).collect::<Result<_>>()?;
-        let mut own = vec![0.0; states];
-        for k in 0..x.len() {
-            own.iter_mut().enumerate().for_each(|(s, v)| *v = all[2 + s][k]);
-            all[0][k] = update(all[0][k], all[1][k], &mut own);
-            own.iter().enumerate().for_each(|(s, v)| all[2 + s][k] = *v);
+        let (mut weights, gradients) = (read(0)?, read(1)?);
+        let mut own: Vec<Vec<f64>> = (2..groups).map(read).collect::<Result<_>>()?;
+        for (k, (weight, gradient)) in weights.iter_mut().zip(gradients).enumerate() {
+            let mut state: Vec<f64> = own.iter().map(|values| values[k]).collect();
+            *weight = update(*weight, gradient, &mut state);
+            own.iter_mut().zip(state).for_each(|(values, v)| values[k] = v);
         }
-        all.remove(1);
-        for (column, values) in columns.iter_mut().zip(all) {
+        for (column, values) in columns.iter_mut().zip(std::iter::once(weights).chain(own)) {
             let t = Tensor::new(x.shape.clone(), Data::F64(values))?;
             column.push(Value::Tensor(cast(&t, x.element())?));
         }
