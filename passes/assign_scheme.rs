@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::plan::expr::{self, part_type};
 use crate::plan::recipe::Pattern;
 use crate::plan::{Exactness, Expr, Fate, Output, Plan, Stored, Ty};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The pass.
@@ -93,6 +93,7 @@ impl Pass for AssignScheme {
         let mut texts: BTreeMap<Reason, Arc<str>> = BTreeMap::new();
         let quantized: Arc<str> = format!("linear weight, {}", cx.preset.name).into();
         let mut inferred = 0u64;
+        let linears = if cx.engine.bias_in_f32() { linears_with_bias(plan) } else { BTreeSet::new() };
         for ((output, role), verdict) in plan.outputs.iter_mut().zip(&roles).zip(verdicts) {
             match verdict {
                 Ok(scheme) => {
@@ -104,7 +105,7 @@ impl Pass for AssignScheme {
                 Err(Float { reason, .. }) => {
                     output.reason =
                         texts.entry(reason).or_insert_with_key(|text| Arc::from(text.as_ref())).clone();
-                    widen_bias(output, role, cx);
+                    widen_bias(output, role, &linears);
                 }
             }
         }
@@ -294,15 +295,28 @@ fn not_a_linear(output: &Output, role: &Role) -> Option<Reason> {
     Some(reason.into())
 }
 
-fn widen_bias(output: &mut Output, role: &Role, cx: &Context<'_>) {
-    let no_linear = matches!(role.kind, Kind::Norm | Kind::IndexerNorm | Kind::Router);
-    if !cx.engine.bias_in_f32() || role.part != Part::Bias || no_linear || output.ty.shape.len() != 1 {
+/// Modules that have a bias and a matrix: a convolution has a bias too.
+fn linears_with_bias(plan: &Plan) -> BTreeSet<Arc<str>> {
+    let mut modules: BTreeSet<Arc<str>> =
+        plan.outputs.iter().filter_map(|o| o.name.strip_suffix(".bias")).map(Arc::from).collect();
+    let matrices: BTreeSet<&str> = plan
+        .outputs
+        .iter()
+        .filter(|o| o.ty.shape.len() == 2)
+        .filter_map(|o| o.name.strip_suffix(".weight"))
+        .filter(|module| modules.contains(*module))
+        .collect();
+    modules.retain(|module| matrices.contains(module.as_ref()));
+    modules
+}
+
+fn widen_bias(output: &mut Output, role: &Role, linears: &BTreeSet<Arc<str>>) {
+    let Some(module) = output.name.strip_suffix(".bias") else { return };
+    let norm = matches!(role.kind, Kind::Norm | Kind::IndexerNorm);
+    if role.part != Part::Bias || norm || output.ty.shape.len() != 1 || !linears.contains(module) {
         return;
     }
-    // A convolution has a bias too; a linear's weight is a matrix.
-    let weight = cx.checkpoint.find(&format!("{}.weight", module_of(&output.name)));
-    let of_matrix = weight.is_some_and(|id| cx.checkpoint.tensor(id).shape.len() == 2);
-    if of_matrix && matches!(output.ty.dtype, Dtype::BF16 | Dtype::F16) {
+    if matches!(output.ty.dtype, Dtype::BF16 | Dtype::F16) {
         output.expr = Expr::Cast { value: Box::new(output.expr.clone()), to: Dtype::F32 };
         output.ty = Ty { dtype: Dtype::F32, shape: output.ty.shape.clone() };
         output.fate = Fate::Reencoded;

@@ -28,6 +28,8 @@ struct SchemeRow<'a> {
     default: bool,
     tier: u8,
     encoding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experts: Option<String>,
     about: &'a str,
 }
 
@@ -82,6 +84,7 @@ fn row(target: &Target) -> Row<'_> {
                 default: i == 0,
                 tier: s.tier,
                 encoding: s.encoding.map(|e| e.to_string()),
+                experts: s.experts.map(|e| e.to_string()),
                 about: &s.about,
             })
             .collect(),

@@ -251,6 +251,9 @@ impl Evaluator<'_> {
         let sink = Sink::Cast { to, out: &mut *computed };
         let stats = kernel::convert(self.isa, &loaded.values(), r, c, sink, self.policy)
             .map_err(|fault| self.value_fault(value, [start, 0], &fault))?;
+        if to == Dtype::F16 && stats.saturated > 0 {
+            self.refuse_overflow(value, to, "a value", stats.saturated)?;
+        }
         let read = loaded.read;
         if written.is_whole() {
             return self.write(task, tile, &[computed], stats, read);
@@ -311,6 +314,13 @@ impl Evaluator<'_> {
             kernel::convert(self.isa, &loaded.values(), r, c, sink, self.policy)
                 .map_err(|fault| self.value_fault(value, corner, &fault))?
         };
+        if let Some(limit) = largest(scheme.scale) {
+            // The kernels clamp: a scale of the largest number cannot be told from one that was beyond it.
+            let beyond = made.scales.iter().filter(|s| **s >= limit).count() as u64;
+            if beyond > 0 {
+                self.refuse_overflow(value, scheme.scale, "a scale", beyond)?;
+            }
+        }
         let bytes: &[u8] = match (repack, packed) {
             (true, _) => loaded.codes(),
             (false, true) => codes.get(..r * c).ok_or_else(too_small)?,
@@ -394,6 +404,22 @@ impl Evaluator<'_> {
         Ok(Evaluated { stats, xxh3: hash.digest(), read, written })
     }
 
+    /// Refuses values that the format of the output cannot hold, unless such values are to be kept.
+    fn refuse_overflow(&self, value: &Value, to: Dtype, what: &str, count: u64) -> Result<()> {
+        if self.policy.keep_non_finite {
+            return Ok(());
+        }
+        let tensor = match &value.source {
+            Source::Plain(source) => *source,
+            Source::Scaled(stored) => stored.codes,
+        };
+        Err(self
+            .fault(tensor, "overflow", &format!("{what} is beyond the range of {to}"))
+            .expected(format!("{what} of at most {:e}", largest(to).unwrap_or(f32::MAX)))
+            .found(format!("{count} beyond it in one piece of the tensor"))
+            .fix("choose a scheme with wider scales or floats; --nan keep clamps scales and lets values become infinite"))
+    }
+
     pub(super) fn fault(&self, tensor: TensorId, code: &'static str, what: &str) -> Error {
         let input = &self.plan.inputs[tensor as usize];
         Error::input(code, what).file(self.sources.path(input.file)).tensor(&input.name)
@@ -434,6 +460,15 @@ fn position(value: &Value, [row, col]: [u64; 2], fault: &Fault) -> [u64; 2] {
     let (r, c) = (fault.row as u64, fault.col as u64);
     // Where values are materialized, the kernel sees the stored matrix.
     if value.view.transpose { [row + c, col + r] } else { [row + r, col + c] }
+}
+
+/// The largest number of a format in which scales may be stored with less range or precision than F32.
+fn largest(dtype: Dtype) -> Option<f32> {
+    match dtype {
+        Dtype::F16 => Some(65504.0),
+        Dtype::BF16 => Some(f32::from_bits(0x7F7F_0000)),
+        _ => None,
+    }
 }
 
 pub(super) fn too_small() -> Error {
