@@ -179,7 +179,10 @@ impl<'a> Decider<'a> {
             let text = if stored.is_some() { "decoded to BF16" } else { "float already" };
             return Err(text.into());
         };
-        let float = cx.engine.float_reason(cx.preset, role, cx.checkpoint.family.has_native_names()).filter(|_| !keeps_fp8);
+        let float = cx
+            .engine
+            .float_reason(cx.preset, role, cx.checkpoint.family.has_native_names())
+            .filter(|_| !keeps_fp8);
         if let Some(reason) = float {
             return Err(reason.into());
         }
@@ -212,7 +215,9 @@ impl<'a> Decider<'a> {
                 scheme.rule = Rule::Given;
             }
             (Dtype::F4E2M1, granularity)
-                if stored.global.is_some() && granularity == source.granularity && scheme.rule == Rule::Nvfp4 =>
+                if stored.global.is_some()
+                    && granularity == source.granularity
+                    && scheme.rule == Rule::Nvfp4 =>
             {
                 scheme.rule = Rule::Given;
             }

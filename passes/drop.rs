@@ -2,7 +2,8 @@
 //!
 //! # What it does
 //! Rotary tables (`rotary_emb.inv_freq`) that some releases ship, although every engine computes them, leave the plan; so
-//! do static activation scales (`input_scale`), which belong to the source's own quantization.
+//! do static scales of activations and of the KV cache (`input_scale`, `k_scale`), which belong to the source's own
+//! quantization.
 //!
 //! # Why a chip needs it
 //! Loaders that check names stop at a tensor they do not register.
@@ -38,15 +39,16 @@ impl Pass for Drop {
     fn run(&self, plan: &mut Plan, cx: &Context<'_>) -> Result<Outcome> {
         let rotary: Arc<str> = "rotary table: every engine computes it from the configuration".into();
         let activation: Arc<str> =
-            "static activation scale of the source: activations are quantized while serving".into();
+            "static scale of activations or of the KV cache: belongs to the quantization of the source"
+                .into();
         let mut drops = Vec::new();
         plan.outputs.retain(|output| {
             let Expr::Load(source) = output.expr else { return true };
             let role = cx.checkpoint.family.role(&output.name, &output.ty.shape);
-            let input_scale = role.part == Part::ActivationScale && (output.name.ends_with(".input_scale") || output.name.ends_with(".input_global_scale"));
+            let static_scale = role.part == Part::ActivationScale || output.name.ends_with(".output_scale");
             let reason = match role.kind {
                 Kind::RotaryBuffer => &rotary,
-                _ if input_scale && !cx.preset.native => &activation,
+                _ if static_scale && !cx.preset.native => &activation,
                 _ => return true,
             };
             drops.push(Dropped { source, reason: reason.clone() });

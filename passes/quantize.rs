@@ -235,7 +235,9 @@ impl Weight<'_> {
         };
         let reason: Arc<str> = match scheme.rule {
             Rule::Given => "codes kept, laid out anew".into(),
-            Rule::Fp4Blocks => "FP4 groups as FP8 blocks: exact where the exponents of a block span at most 14".into(),
+            Rule::Fp4Blocks => {
+                "FP4 groups as FP8 blocks: exact where the exponents of a block span at most 14".into()
+            }
             _ => self.output.reason.clone(),
         };
         let made = |part: Part| Made {
@@ -269,18 +271,13 @@ impl Weight<'_> {
     }
 
     /// The parts of a weight whose codes are stored as the target wants them.
-    fn pass_through(
-        &self,
-        stored: &Stored,
-        plan: &Plan,
-    ) -> Option<(Made, Made, Option<Made>, Option<Made>)> {
+    fn pass_through(&self, stored: &Stored, plan: &Plan) -> Option<(Made, Made, Option<Made>, Option<Made>)> {
         let (source, target) = (stored.scheme, self.scheme);
         if source.element != target.element || source.packing != target.packing || stored.order.is_some() {
             return None;
         }
         let config = &self.cx.checkpoint.config;
-        let promised =
-            config.quantization.as_ref().is_some_and(|q| q.scale_fmt.as_deref() == Some("ue8m0"));
+        let promised = config.quantization.as_ref().is_some_and(|q| q.scale_fmt.as_deref() == Some("ue8m0"));
         let exponents = matches!(source.scale, Dtype::F8E8M0 | Dtype::U8);
         let native: Arc<str> = "already in this encoding".into();
         let kept = |expr: Expr| Made {
@@ -322,9 +319,8 @@ impl Weight<'_> {
             return None;
         }
         let zeros = stored.zero.map(|id| kept(Expr::Load(id)));
-        let same_shape = |id: u32, part: Part| {
-            part_type(part, target, n, k).is_ok_and(|ty| ty == plan.input_ty(id))
-        };
+        let same_shape =
+            |id: u32, part: Part| part_type(part, target, n, k).is_ok_and(|ty| ty == plan.input_ty(id));
         let to_f32 = |pow2: bool| {
             // An F32 scale that is only verified is still copied.
             let expr = Expr::ScaleF32 { scale: stored.scale, pow2 };

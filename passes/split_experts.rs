@@ -77,11 +77,14 @@ fn split(
     outputs: &mut Vec<Output>,
 ) -> Result<()> {
     let wrong = |found: String| {
-        Error::unsupported("experts-shape", "a tensor of stacked experts has a shape that this version does not know")
-            .tensor(&output.name)
-            .expected("[experts, out, in], its transpose, or biases [experts, out]")
-            .found(found)
-            .fix("convert from a release whose experts are tensors of their own")
+        Error::unsupported(
+            "experts-shape",
+            "a tensor of stacked experts has a shape that this version does not know",
+        )
+        .tensor(&output.name)
+        .expected("[experts, out, in], its transpose, or biases [experts, out]")
+        .found(found)
+        .fix("convert from a release whose experts are tensors of their own")
     };
     let shape: Vec<u64> = output.ty.shape.to_vec();
     let (module, is_bias) = match output.name.strip_suffix("_bias") {

@@ -29,6 +29,8 @@ pub mod kernel;
 
 pub mod io;
 
+pub mod onnx;
+
 pub mod checkpoint;
 
 pub mod plan;

@@ -10,7 +10,7 @@ use crate::dtype::packing::Packing;
 use crate::dtype::scheme::Scheme;
 use crate::error::{Error, Result};
 use crate::plan::expr::{Constant, Part};
-use crate::plan::{Output, Plan, Ty};
+use crate::plan::{Expr, Output, Plan, Ty};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::io;
@@ -62,6 +62,20 @@ impl<'a> Dialect<'a> {
         let first = |apart: bool| encoded().find(|o| self.is_apart(o) == apart).and_then(|o| o.scheme);
         let experts = if self.preset.experts.is_some() { first(true) } else { None };
         (experts, first(false))
+    }
+
+    /// Whether a weight that the source has quantized is float in the artifact.
+    pub fn decodes(&self) -> bool {
+        fn is_decoded(expr: &Expr) -> bool {
+            match expr {
+                Expr::Dequantize(_) => true,
+                Expr::Cast { value, .. } | Expr::View { value, .. } | Expr::Slice { value, .. } => {
+                    is_decoded(value)
+                }
+                _ => false,
+            }
+        }
+        self.plan.outputs.iter().any(|o| is_decoded(&o.expr))
     }
 
     /// Whether the model routes tokens to experts.

@@ -35,7 +35,8 @@ pub fn config(cx: &Dialect<'_>, scheme: Scheme, plain_scales: bool) -> Value {
     } else {
         add_decoded(cx, &mut config);
     }
-    if scheme.rule == Rule::DeepseekUe8m0 || scheme.rule == Rule::BestUe8m0 {
+    // What experts are re-encoded from FP4 with is a power of two as well.
+    if cx.preset.encoding.is_some_and(|s| s.rule == Rule::DeepseekUe8m0) {
         config.insert("scale_fmt".to_owned(), "ue8m0".into());
     }
     Value::Object(config)

@@ -11,7 +11,6 @@ use super::{Preset, gptq_awq, native_fp8, sglang, slimquant};
 use crate::checkpoint::{Kind, Role};
 use crate::dtype::packing::Packing;
 use crate::dtype::scheme::Scheme;
-use crate::plan::Fate;
 use serde_json::{Map, Value};
 
 /// The dialect.
@@ -86,7 +85,7 @@ impl Engine for Vllm {
             config.shift_remove("expert_dtype");
         }
         if cx.preset.encoding.is_none() {
-            if cx.plan.outputs.iter().any(|o| o.fate == Fate::Reencoded) {
+            if cx.decodes() {
                 set_compute_dtype(&mut config, "bfloat16");
             }
             return config;

@@ -11,7 +11,6 @@ use super::{Preset, gptq_awq};
 use crate::checkpoint::{Kind, Role};
 use crate::dtype::Dtype;
 use crate::dtype::scheme::Scheme;
-use crate::plan::Fate;
 use crate::plan::expr::Constant;
 use serde_json::{Map, Value, json};
 
@@ -84,7 +83,7 @@ impl Engine for VllmMlu {
             config.shift_remove("expert_dtype");
         }
         if cx.preset.encoding.is_none() {
-            if cx.plan.outputs.iter().any(|o| o.fate == Fate::Reencoded) {
+            if cx.decodes() {
                 set_compute_dtype(&mut config, "bfloat16");
             }
             return config;

@@ -50,7 +50,6 @@ const WIDE_CELLS: &[(&str, &[&str])] = &[
     ("sglang", &["W8A8", "W8A8_INT8", "BLOCKWISE_INT8", "MXFP8", "FP8_BLOCK", "W4A16_ASYM", "NATIVE"]),
     ("vllm", &["W8A8", "FP8_DYNAMIC", "FP8_BLOCK", "W4A16_CT", "W4A16_ASYM", "W8A16", "W4A8", "W4AFP8"]),
     ("vllm", &["MXFP4", "GPTQ"]),
-    ("deepseek", &["NATIVE", "BF16", "FP8"]),
     ("ascend-910c", &["W8A8_DYNAMIC"]),
     ("metax-c550", &["W8A8"]),
     ("metax-c588", &["W8A8"]),
@@ -69,9 +68,6 @@ const EXTRA_CELLS: &[(&str, &str, &str)] = &[
     ("deepseek-v4-dspark", "ascend-910b", "FLOAT"),
     ("deepseek-v4-dspark", "ascend-950", "NATIVE"),
     ("deepseek-v4-fp8", "ascend-950", "NATIVE"),
-    ("deepseek-v41", "deepseek", "NATIVE"),
-    ("deepseek-v41", "deepseek", "FP8"),
-    ("deepseek-v41", "deepseek", "BF16"),
     ("gpt-oss", "vllm", "MXFP4"),
     ("gpt-oss", "vllm", "FP8_BLOCK"),
     ("kimi-k2-thinking", "vllm", "GPTQ"),
@@ -90,19 +86,6 @@ const EXTRA_CELLS: &[(&str, &str, &str)] = &[
     ("llama-ct-mxfp4", "vllm", "FP8_BLOCK"),
 ];
 
-/// Layouts with a file per rank, which must also join to the unsharded artifact: (fixture, target, scheme, ranks, whether
-/// experts are split among them).
-const PARTITIONED: &[(&str, &str, &str, &str, bool)] = &[
-    ("deepseek-v3.2", "deepseek", "BF16", "2", false),
-    ("deepseek-v4", "deepseek", "NATIVE", "2", false),
-    ("deepseek-v4", "deepseek", "FP8", "2", false),
-    ("deepseek-v41", "deepseek", "NATIVE", "2", false),
-    ("llama-bf16", "vllm", "BF16", "2", false),
-    ("llama-bf16", "vllm", "BF16", "4", false),
-    ("qwen3-moe-bf16", "vllm", "BF16", "2", false),
-    ("qwen3-moe-bf16", "vllm", "BF16", "2", true),
-];
-
 /// Scale rules that a user may choose: (fixture, target, scheme, rule).
 const RULED: &[(&str, &str, &str, &str)] = &[
     ("qwen3-moe-bf16", "ascend-910b", "W4A8_DYNAMIC", "amax7-eps"),
@@ -111,7 +94,6 @@ const RULED: &[(&str, &str, &str, &str)] = &[
     ("llama-bf16", "vllm", "FP8_BLOCK_UE8M0", "best-ue8m0"),
     ("llama-bf16", "vllm", "MXFP8", "mx-floor"),
     ("llama-bf16", "vllm", "MXFP4", "mx-rceil"),
-    ("llama-bf16", "vllm", "W4A16", "ssz7"),
     ("llama-bf16", "sglang", "MXFP8", "mx-best"),
 ];
 
@@ -229,25 +211,6 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
         }));
         outs.push(out);
     }
-    for (_, target, scheme, ranks, experts) in PARTITIONED.iter().filter(|(name, ..)| *name == fixture) {
-        let whole = root.join(format!("{fixture}-{target}-{scheme}-whole"));
-        silicast(convert_args(&source, &whole, target, scheme)).expect(0);
-        let out = root.join(format!("{fixture}-{target}-{scheme}-{ranks}-{experts}"));
-        let ep = if *experts { ranks } else { "1" };
-        silicast(convert_with(&source, &out, target, scheme, &["--tp", ranks, "--ep", ep])).expect(0);
-        let number = |text: &str| text.parse::<u64>().unwrap();
-        jobs.push(json!({
-            "source": source, "artifact": out, "target": target, "scheme": scheme, "tp": number(ranks),
-            "ep": number(ep), "whole": whole,
-        }));
-        let compared = compare(&root.join(format!("{fixture}.jobs")), &jobs[jobs.len() - 1..]);
-        fs::remove_dir_all(&out).unwrap();
-        fs::remove_dir_all(&whole).unwrap();
-        jobs.pop();
-        if let Err(printed) = compared {
-            return vec![printed];
-        }
-    }
     let compared = compare(&root.join(format!("{fixture}.jobs")), &jobs);
     for out in &outs {
         fs::remove_dir_all(out).unwrap();
@@ -265,11 +228,14 @@ fn check_fixture(root: &Path, fixture: &str) -> Vec<String> {
 #[test]
 fn every_fixture_target_and_scheme_equals_the_oracle() {
     oracle::python();
-    let names = xtask::fixtures::names();
+    let known: Vec<&str> =
+        xtask::fixtures::names().iter().chain(xtask::fixtures::shipped_names()).copied().collect();
     let extra = EXTRA_CELLS.iter().map(|(name, ..)| name).chain(RULED.iter().map(|(name, ..)| name));
-    for name in WIDE.iter().chain(extra).chain(PARTITIONED.iter().map(|(name, ..)| name)) {
-        assert!(names.contains(name), "no fixture is called {name}");
+    for name in WIDE.iter().chain(extra) {
+        assert!(known.contains(name), "no fixture is called {name}");
     }
+    // The others hold scales at the ends of E8M0, whose products do not fit every target: they are compared by hand.
+    let names: Vec<&str> = xtask::fixtures::names().to_vec();
     let root = tempfile::tempdir().unwrap();
     let queue = Mutex::new(names.iter());
     let differences = Mutex::new(Vec::new());

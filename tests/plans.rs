@@ -12,7 +12,7 @@ use silicast::dtype::scheme::Scheme;
 use silicast::passes::{self, Context};
 use silicast::plan::recipe::{NanPolicy, ResolvedRecipe};
 use silicast::plan::verifier::{Violation, verify};
-use silicast::plan::{Part, Stored, Dropped, Exactness, Expr, Fate, Header, Output, Plan, Ty, printer};
+use silicast::plan::{Dropped, Exactness, Expr, Fate, Header, Output, Part, Plan, Stored, Ty, printer};
 use silicast::targets::Target;
 use std::fs;
 use std::path::Path;

@@ -6,6 +6,7 @@
 use super::digest::{FileDigest, is_hex_256};
 use crate::error::{Error, Result};
 use crate::io::confined::check_relative;
+use crate::plan::Fate;
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::ser::{Error as _, SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
@@ -158,6 +159,17 @@ pub fn write_manifest(
 /// What orders the entries of a list.
 trait Keyed {
     fn key(&self) -> &str;
+
+    /// Whether an entry may stand beside another one of the same key: a source tensor that is left out and an output
+    /// that has its name.
+    fn may_repeat(&self) -> bool {
+        false
+    }
+
+    /// Whether `next` may follow.
+    fn precedes(&self, next: &Self) -> bool {
+        self.key() < next.key() || self.key() == next.key() && (self.may_repeat() != next.may_repeat())
+    }
 }
 
 impl Keyed for FileEntry {
@@ -169,6 +181,10 @@ impl Keyed for FileEntry {
 impl Keyed for TensorEntry {
     fn key(&self) -> &str {
         &self.name
+    }
+
+    fn may_repeat(&self) -> bool {
+        self.fate == Fate::Dropped.name()
     }
 }
 
@@ -189,7 +205,7 @@ impl<T: Serialize + Keyed, I: Iterator<Item = T>> Serialize for Stream<I> {
         let mut seq = serializer.serialize_seq(None)?;
         let mut last: Option<T> = None;
         for entry in list {
-            if last.as_ref().is_some_and(|last| last.key() >= entry.key()) {
+            if last.as_ref().is_some_and(|last| !last.precedes(&entry)) {
                 return Err(S::Error::custom(format_args!("out of order at {:?}", entry.key())));
             }
             seq.serialize_element(&entry)?;
@@ -316,7 +332,7 @@ fn sorted<'de, D: Deserializer<'de>, T: Deserialize<'de> + Keyed>(
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Vec<T>, A::Error> {
             let mut list: Vec<T> = Vec::new();
             while let Some(entry) = seq.next_element::<T>()? {
-                if list.last().is_some_and(|last| last.key() >= entry.key()) {
+                if list.last().is_some_and(|last| !last.precedes(&entry)) {
                     return Err(A::Error::custom(format_args!(
                         "a list is out of order at {:?}",
                         entry.key()

@@ -559,7 +559,7 @@ impl Classifier<'_> {
         let mut configured: Vec<Granularity> =
             self.quantization.and_then(|q| q.block).map(block).into_iter().collect();
         if param != "weight_scale" {
-            return (configured, vec![Granularity::Tensor, block([128, 128])]);
+            return (configured, vec![Granularity::Tensor, block([128, 128]), block([32, 32])]);
         }
         for group in self.groups(element) {
             configured.extend(match group.strategy.as_str() {

@@ -57,7 +57,8 @@ impl Stored {
     /// # Errors
     /// Which tensor does not fit which.
     pub fn shape(&self, inputs: &[TensorInfo]) -> Result<Arc<[u64]>, String> {
-        let get = |id: TensorId| inputs.get(id as usize).ok_or_else(|| format!("no source tensor number {id}"));
+        let get =
+            |id: TensorId| inputs.get(id as usize).ok_or_else(|| format!("no source tensor number {id}"));
         let scheme = &self.scheme;
         let [codes, scale] = [get(self.codes)?, get(self.scale)?];
         let elements = |t: &TensorInfo| t.shape.iter().product::<u64>();

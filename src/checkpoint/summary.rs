@@ -42,15 +42,15 @@ pub fn summary(checkpoint: &Checkpoint) -> Summary {
     let mut schemes: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     for (tensor, encoding) in checkpoint.tensors.iter().zip(&checkpoint.encodings) {
         let of_codes = match encoding {
-            Encoding::ScaleOf { codes } | Encoding::Redundant { codes, .. } => &checkpoint.encodings[*codes as usize],
+            Encoding::ScaleOf { codes } | Encoding::Redundant { codes, .. } => {
+                &checkpoint.encodings[*codes as usize]
+            }
             other => other,
         };
         let name = match of_codes {
             Encoding::Codes(stored) => scheme_name(&stored.scheme),
             Encoding::Unsupported { what } => format!("{what} (not decodable)"),
-            _ => {
-                dtype_name(tensor.dtype).to_owned()
-            }
+            _ => dtype_name(tensor.dtype).to_owned(),
         };
         let entry = schemes.entry(name).or_default();
         entry.0 += 1;

@@ -12,6 +12,7 @@ mod inspect;
 mod kernels;
 mod plan;
 mod progress;
+mod run;
 mod shell;
 mod targets;
 mod ui;
@@ -166,6 +167,17 @@ enum Command {
         /// Add cases with this checkpoint's own quantized weights
         #[arg(long, value_name = "CHECKPOINT")]
         from: Option<PathBuf>,
+    },
+    /// Evaluate an ONNX model with the reference evaluator
+    Run {
+        /// Model file
+        model: PathBuf,
+        /// Arrays named like the model's inputs; may be left out when it needs none
+        #[arg(long, value_name = "FILE.npz")]
+        inputs: Option<PathBuf>,
+        /// File for the outputs; an existing one is replaced
+        #[arg(short, long, value_name = "FILE.npz")]
+        output: PathBuf,
     },
     /// Re-hash an artifact against its manifest
     Verify {
@@ -494,6 +506,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<u8> {
             };
             kernels::run(&request, ui)
         }
+        Command::Run { model, inputs, output } => run::run(&model, inputs.as_deref(), &output, ui),
         Command::Verify { out, jobs: asked } => verify::run(&out, jobs(asked)?, ui),
         Command::Completions { shell } => shell::completions(shell, ui),
         Command::Man => shell::man(ui),

@@ -186,10 +186,7 @@ impl Rule {
     /// Whether every scale is a power of two.
     pub fn is_pow2(self) -> bool {
         use Rule::*;
-        matches!(
-            self,
-            DeepseekUe8m0 | BestUe8m0 | MxFloor | MxRceil | MxEven | MxAscend | MxBest | Fp4Blocks
-        )
+        matches!(self, DeepseekUe8m0 | BestUe8m0 | MxFloor | MxRceil | MxEven | MxAscend | MxBest | Fp4Blocks)
     }
 
     /// The rule's name in plans and manifests.

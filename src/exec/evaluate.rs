@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use xxhash_rust::xxh3::Xxh3;
 
+/// Globals of fused modules, by what identifies the module's first value.
+pub(super) type Globals = Mutex<BTreeMap<(TensorId, [u64; 3]), Arc<OnceLock<f32>>>>;
+
 /// What every tile needs.
 pub(super) struct Evaluator<'a> {
     pub(super) plan: &'a Plan,
@@ -28,8 +31,9 @@ pub(super) struct Evaluator<'a> {
     pub(super) pool: &'a BufferPool,
     pub(super) isa: Isa,
     pub(super) policy: Policy,
-    /// Largest magnitudes of modules that share a tensor-wide global, by the first tensor that they read.
-    pub(super) globals: Mutex<BTreeMap<TensorId, Arc<OnceLock<f32>>>>,
+    /// Globals of modules that share one, by the first tensor and the part of it that they read: experts may lie in one
+    /// tensor.
+    pub(super) globals: Globals,
 }
 
 /// What a tile did.
@@ -59,9 +63,14 @@ impl Evaluator<'_> {
                 self.write(task, tile, &[&bytes], Stats::default(), 4)
             }
             Work::ScaleF32 { source, pow2 } => self.scale_f32(task, tile, *source, *pow2, &mut buffers),
-            Work::ScaleBytes { source, granularity, weight_cols, group } => {
-                self.scale_bytes(task, tile, *source, *granularity, [*weight_cols, u64::from(*group)], &mut buffers)
-            }
+            Work::ScaleBytes { source, granularity, weight_cols, group } => self.scale_bytes(
+                task,
+                tile,
+                *source,
+                *granularity,
+                [*weight_cols, u64::from(*group)],
+                &mut buffers,
+            ),
             Work::Cast { value, to } => self.cast(task, tile, value, *to, &mut buffers),
             Work::Quantize { value, peers, scheme } => {
                 self.quantize(task, tile, value, peers, *scheme, &mut buffers)
@@ -120,7 +129,13 @@ impl Evaluator<'_> {
         Stats { non_finite, zero_scale_codes: bad_scales, ..Stats::default() }
     }
 
-    fn constant(&self, task: &Task, tile: Tile, constant: Constant, buffers: &mut Buffers) -> Result<Evaluated> {
+    fn constant(
+        &self,
+        task: &Task,
+        tile: Tile,
+        constant: Constant,
+        buffers: &mut Buffers,
+    ) -> Result<Evaluated> {
         let [.., out, _] = split(buffers)?;
         store::fill(constant, tile.start, self.plan.outputs[task.output() as usize].ty.dtype, out);
         self.write(task, tile, &[out], Stats::default(), 0)
@@ -201,10 +216,12 @@ impl Evaluator<'_> {
         let mut scales = Vec::new();
         self.read_scales(source, first * grid_cols, true, raw, &mut scales)?;
         let written = &task.outputs[0];
-        let block = granularity.unit(usize::MAX, usize::try_from(weight_cols).unwrap_or(usize::MAX))[1] as u64;
+        let block =
+            granularity.unit(usize::MAX, usize::try_from(weight_cols).unwrap_or(usize::MAX))[1] as u64;
         let [taken, len] = [written.cut.0 as usize, written.cut.1 as usize];
         for (row, out) in (start..end).zip(out.chunks_exact_mut(len.max(1))) {
-            let line = &scales[((row / granularity.rows() - first) * grid_cols) as usize..][..grid_cols as usize];
+            let line =
+                &scales[((row / granularity.rows() - first) * grid_cols) as usize..][..grid_cols as usize];
             for (col, byte) in (taken..taken + len).zip(out) {
                 // Exponent of a normal power of two; 2^-127 is subnormal.
                 *byte = (line[(col as u64 * group / block) as usize].to_bits() >> 23) as u8;
@@ -334,9 +351,12 @@ impl Evaluator<'_> {
 
     /// NVFP4's global of a fused module: 2688 over its largest magnitude.
     fn global(&self, value: &Value, peers: &[Value]) -> Result<f32> {
-        let first = |value: &Value| match &value.source {
-            Source::Plain(id) => *id,
-            Source::Scaled(stored) => stored.codes,
+        let first = |value: &Value| {
+            let id = match &value.source {
+                Source::Plain(id) => *id,
+                Source::Scaled(stored) => stored.codes,
+            };
+            (id, [value.view.row, value.view.step, value.view.col])
         };
         let key = peers.iter().chain([value]).map(first).min().unwrap_or_default();
         let cell = {
@@ -355,14 +375,7 @@ impl Evaluator<'_> {
         Ok(*cell.get_or_init(|| if global.is_finite() { global } else { 1.0 }))
     }
 
-    fn write(
-        &self,
-        task: &Task,
-        tile: Tile,
-        data: &[&[u8]],
-        stats: Stats,
-        read: u64,
-    ) -> Result<Evaluated> {
+    fn write(&self, task: &Task, tile: Tile, data: &[&[u8]], stats: Stats, read: u64) -> Result<Evaluated> {
         let mut hash = Xxh3::new();
         let mut written = 0;
         for (output, bytes) in task.outputs.iter().zip(data) {

@@ -108,7 +108,12 @@ impl Evaluator<'_> {
             }
             Source::Scaled(stored) => {
                 if value.is_materialized() && !value.view.transpose {
-                    return self.decode_one_by_one(value, stored, rectangle, [raw, side, unpacked, materialized]);
+                    return self.decode_one_by_one(
+                        value,
+                        stored,
+                        rectangle,
+                        [raw, side, unpacked, materialized],
+                    );
                 }
                 let mut loaded = self.stored(value, stored, rectangle, raw, side, unpacked, true)?;
                 if let Kind::Scaled { element, .. } = &mut loaded.kind
@@ -404,7 +409,11 @@ impl Evaluator<'_> {
             return Ok(value);
         }
         Err(self
-            .fault(global.tensor(), "scale-invalid", "the global scale of a tensor is not what a scale can be")
+            .fault(
+                global.tensor(),
+                "scale-invalid",
+                "the global scale of a tensor is not what a scale can be",
+            )
             .expected("a finite, positive number")
             .found(value)
             .fix("check the download against its published digests"))
@@ -442,7 +451,8 @@ impl Evaluator<'_> {
                 self.sources.read(input.file, input.offset, &mut bytes)?;
                 read += input.bytes;
                 let groups = stored.scheme.granularity.grid(1, value.stored[1])[1];
-                let order: Vec<i32> = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
+                let order: Vec<i32> =
+                    bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
                 if let Some(at) = order.iter().position(|g| !(0..groups as i64).contains(&i64::from(*g))) {
                     return Err(self
                         .fault(id, "group-index", "a column belongs to a group that does not exist")
@@ -551,7 +561,12 @@ fn code_lines(scheme: Scheme, [rows, cols]: [u64; 2], rectangle: Rectangle) -> R
 }
 
 /// The part of a scale grid that covers a rectangle.
-fn grid_area(granularity: Granularity, [_, cols]: [u64; 2], rectangle: Rectangle, grid: [u64; 2]) -> Rectangle {
+fn grid_area(
+    granularity: Granularity,
+    [_, cols]: [u64; 2],
+    rectangle: Rectangle,
+    grid: [u64; 2],
+) -> Rectangle {
     let Rectangle { row, step, rows, col, cols: wide } = rectangle;
     match granularity {
         Granularity::Tensor => Rectangle { row: 0, step: 1, rows: 1, col: 0, cols: 1 },

@@ -348,9 +348,7 @@ impl Run<'_> {
             let bytes: u64 = done
                 .ranges()
                 .iter()
-                .flat_map(|(s, e)| {
-                    task.outputs.iter().map(move |w| w.range(*s, *e).1)
-                })
+                .flat_map(|(s, e)| task.outputs.iter().map(move |w| w.range(*s, *e).1))
                 .sum();
             self.shards.complete(task.shard, bytes);
             total += bytes;

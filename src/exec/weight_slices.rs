@@ -1,6 +1,6 @@
 //! Corners of a checkpoint's quantized weights, for golden cases about this very model.
 
-use crate::checkpoint::{Stored, Checkpoint, Encoding, TensorInfo};
+use crate::checkpoint::{Checkpoint, Encoding, Stored, TensorInfo};
 use crate::dtype::Dtype;
 use crate::dtype::scheme::{Granularity, Scheme};
 use crate::error::Result;
@@ -19,7 +19,8 @@ pub fn read(checkpoint: &Checkpoint) -> Result<Vec<Slice>> {
     let mut chosen: BTreeMap<String, usize> = BTreeMap::new();
     let mut order = Vec::new();
     for (id, encoding) in checkpoint.encodings.iter().enumerate() {
-        let (Encoding::Codes(Stored { scale, scheme, .. }), tensor) = (encoding, &checkpoint.tensors[id]) else {
+        let (Encoding::Codes(Stored { scale, scheme, .. }), tensor) = (encoding, &checkpoint.tensors[id])
+        else {
             continue;
         };
         let fits = matches!(tensor.dtype, Dtype::F8E4M3 | Dtype::I8)

@@ -181,7 +181,7 @@ pub(super) fn largest<D: Decode<N>, const N: usize>(elements: &[[u8; N]]) -> D::
     let (steps, rest) = elements.as_chunks::<LANES>();
     let mut largest = D::Magnitude::default();
     for step in steps {
-        let magnitude = largest_of_step::<D, N>(step);
+        let magnitude = largest_of_step(step.map(|element| D::magnitude(element)));
         largest = if magnitude > largest { magnitude } else { largest };
     }
     for element in rest {
@@ -193,11 +193,7 @@ pub(super) fn largest<D: Decode<N>, const N: usize>(elements: &[[u8; N]]) -> D::
 
 /// The largest magnitude of one step.
 #[inline(always)]
-pub(super) fn largest_of_step<D: Decode<N>, const N: usize>(step: &[[u8; N]; LANES]) -> D::Magnitude {
-    let mut lanes = [D::Magnitude::default(); LANES];
-    for i in 0..LANES {
-        lanes[i] = D::magnitude(step[i]);
-    }
+pub(super) fn largest_of_step<T: Copy + Ord>(mut lanes: [T; LANES]) -> T {
     // Halves, so that the comparisons stay in vectors.
     let mut half = LANES / 2;
     while half > 0 {

@@ -3,7 +3,7 @@
 mod int;
 mod minifloat;
 
-pub(super) use int::{ToInt, ToIntClamped, ToIntCt, ToIntZero};
+pub(super) use int::{LARGEST_QUOTIENT, ToInt, ToIntClamped, ToIntCt, ToIntZero, round_to_int};
 pub(super) use minifloat::{ToE2m1, ToE4m3};
 
 use super::reference::{self, Extent, NORMALIZER_RANGE, UnitScale};
@@ -62,6 +62,12 @@ pub(super) trait Encode<const M: usize>: Copy {
     /// reference.
     fn new(setup: &Self::Setup, extent: &Extent, unit: &UnitScale) -> Option<Self>;
 
+    /// What values are divided by, or multiplied with where that gives the same.
+    fn factor(self) -> f32;
+
+    /// The encoder of another unit, with its factor and zero point.
+    fn with(self, factor: f32, zero: f32) -> Self;
+
     /// Converts a value; `fits_bf16` says that it is exact in BF16.
     fn put(self, x: f32, fits_bf16: bool) -> Put<M>;
 }
@@ -95,6 +101,16 @@ macro_rules! cast {
 
         fn search((): &(), _extent: &Extent, _values: &[f32]) -> UnitScale {
             UnitScale::of(1.0)
+        }
+
+        #[inline(always)]
+        fn factor(self) -> f32 {
+            1.0
+        }
+
+        #[inline(always)]
+        fn with(self, _factor: f32, _zero: f32) -> Self {
+            self
         }
     };
 }

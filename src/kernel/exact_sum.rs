@@ -54,31 +54,33 @@ impl ExactSum {
         if x.is_sign_negative() { self.subtract_at(first, parts) } else { self.add_at(first, parts) }
     }
 
-    fn add_at(&mut self, first: usize, parts: [u64; 2]) {
-        let mut carry = false;
-        for (i, limb) in self.limbs.iter_mut().skip(first).enumerate() {
-            let part = parts.get(i).copied().unwrap_or(0);
-            if i >= parts.len() && !carry {
+    fn add_at(&mut self, first: usize, [low, high]: [u64; 2]) {
+        let (sum, carry) = self.limbs[first].overflowing_add(low);
+        self.limbs[first] = sum;
+        let (sum, c1) = self.limbs[first + 1].overflowing_add(high);
+        let (sum, c2) = sum.overflowing_add(carry.into());
+        self.limbs[first + 1] = sum;
+        let mut carry = c1 | c2;
+        for limb in &mut self.limbs[first + 2..] {
+            if !carry {
                 return;
             }
-            let (sum, c1) = limb.overflowing_add(part);
-            let (sum, c2) = sum.overflowing_add(carry.into());
-            *limb = sum;
-            carry = c1 | c2;
+            (*limb, carry) = limb.overflowing_add(1);
         }
     }
 
-    fn subtract_at(&mut self, first: usize, parts: [u64; 2]) {
-        let mut borrow = false;
-        for (i, limb) in self.limbs.iter_mut().skip(first).enumerate() {
-            let part = parts.get(i).copied().unwrap_or(0);
-            if i >= parts.len() && !borrow {
+    fn subtract_at(&mut self, first: usize, [low, high]: [u64; 2]) {
+        let (difference, borrow) = self.limbs[first].overflowing_sub(low);
+        self.limbs[first] = difference;
+        let (difference, b1) = self.limbs[first + 1].overflowing_sub(high);
+        let (difference, b2) = difference.overflowing_sub(borrow.into());
+        self.limbs[first + 1] = difference;
+        let mut borrow = b1 | b2;
+        for limb in &mut self.limbs[first + 2..] {
+            if !borrow {
                 return;
             }
-            let (difference, b1) = limb.overflowing_sub(part);
-            let (difference, b2) = difference.overflowing_sub(borrow.into());
-            *limb = difference;
-            borrow = b1 | b2;
+            (*limb, borrow) = limb.overflowing_sub(1);
         }
     }
 

@@ -7,6 +7,8 @@
 
 mod amax;
 mod narrow;
+mod segment;
+mod ssz;
 mod wide;
 
 pub(super) use amax::largest_magnitude;
@@ -21,6 +23,7 @@ use super::stats::{LANES, Stats};
 use super::{Fault, Policy, Sink, Values, unit_shape};
 use crate::dtype::Dtype;
 use crate::dtype::scheme::Rule;
+use segment::Rows;
 use std::ops::Range;
 
 /// Calls `$body` with the decoder of a tile's values as `$source` and the size of its elements as `$size`.
@@ -111,8 +114,13 @@ fn wide_sink<D: decode::Decode<N>, const N: usize>(
                 Rule::Amax127 | Rule::Amax127Bf16 | Rule::Amax7 | Rule::Amax7Eps => {
                     dispatch(isa, Kernel::<D, ToInt, N, 1>::new(tile, sink, policy, setup))
                 }
-                Rule::Amax127Half | Rule::Amax7Half | Rule::Ssz7 => {
+                Rule::Amax127Half | Rule::Amax7Half => {
                     dispatch(isa, Kernel::<D, ToIntClamped, N, 1>::new(tile, sink, policy, setup))
+                }
+                Rule::Ssz7 => {
+                    let found = ssz::scales(&Rows::new::<D, N>(isa, tile));
+                    let kernel = Kernel::<D, ToIntClamped, N, 1>::new(tile, sink, policy, setup);
+                    dispatch(isa, kernel.with_scales(found))
                 }
                 Rule::Ct127Bf16 | Rule::Ct7Bf16 => {
                     dispatch(isa, Kernel::<D, ToIntCt, N, 1>::new(tile, sink, policy, setup))
@@ -138,23 +146,29 @@ fn narrow_sink<D: decode::Decode<N>, const N: usize>(
 ) -> Option<Result<Stats, NotFinite>> {
     let Sink::Quantize { scheme, global, .. } = sink else { return None };
     let setup = Quantizer { scheme: *scheme, global: *global };
-    let rows = narrow::Rows::new::<D, N>(isa, tile, policy);
+    let rows = Rows::new::<D, N>(isa, tile);
     Some(match (scheme.rule, scheme.element) {
         (Rule::Amax127 | Rule::Amax127Bf16 | Rule::Amax7 | Rule::Amax7Eps, _) => {
-            rows.convert::<ToInt>(sink, setup)
+            narrow::convert::<ToInt>(rows, sink, policy, setup)
         }
-        (Rule::Amax127Half | Rule::Amax7Half | Rule::Ssz7, _) => rows.convert::<ToIntClamped>(sink, setup),
-        (Rule::Ct127Bf16 | Rule::Ct7Bf16, _) => rows.convert::<ToIntCt>(sink, setup),
-        (Rule::MinMax15, _) => rows.convert::<ToIntZero>(sink, setup),
-        (Rule::Amax448 | Rule::Fp4Blocks, _) => rows.convert::<ToE4m3<false>>(sink, setup),
-        (Rule::DeepseekUe8m0 | Rule::BestUe8m0, _) => rows.convert::<ToE4m3<true>>(sink, setup),
+        (Rule::Amax127Half | Rule::Amax7Half | Rule::Ssz7, _) => {
+            narrow::convert::<ToIntClamped>(rows, sink, policy, setup)
+        }
+        (Rule::Ct127Bf16 | Rule::Ct7Bf16, _) => narrow::convert::<ToIntCt>(rows, sink, policy, setup),
+        (Rule::MinMax15, _) => narrow::convert::<ToIntZero>(rows, sink, policy, setup),
+        (Rule::Amax448 | Rule::Fp4Blocks, _) => narrow::convert::<ToE4m3<false>>(rows, sink, policy, setup),
+        (Rule::DeepseekUe8m0 | Rule::BestUe8m0, _) => {
+            narrow::convert::<ToE4m3<true>>(rows, sink, policy, setup)
+        }
         (Rule::MxFloor | Rule::MxRceil | Rule::MxEven | Rule::MxBest, Dtype::F8E4M3) => {
-            rows.convert::<ToE4m3<true>>(sink, setup)
+            narrow::convert::<ToE4m3<true>>(rows, sink, policy, setup)
         }
         (Rule::MxFloor | Rule::MxRceil | Rule::MxEven | Rule::MxBest, Dtype::F4E2M1) => {
-            rows.convert::<ToE2m1<true>>(sink, setup)
+            narrow::convert::<ToE2m1<true>>(rows, sink, policy, setup)
         }
-        (Rule::Nvfp4, _) => rows.convert::<ToE2m1<false>>(sink, setup),
+        (Rule::MxAscend, Dtype::F8E4M3) => narrow::convert::<ToE4m3<true, true>>(rows, sink, policy, setup),
+        (Rule::MxAscend, Dtype::F4E2M1) => narrow::convert::<ToE2m1<true, true>>(rows, sink, policy, setup),
+        (Rule::Nvfp4, _) => narrow::convert::<ToE2m1<false>>(rows, sink, policy, setup),
         _ => return None,
     })
 }

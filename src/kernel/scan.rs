@@ -2,9 +2,10 @@
 
 use super::isa::{Body, Isa, dispatch};
 use crate::dtype::Dtype;
-use crate::dtype::codec::{e8m0_from_pow2, f32_from_bf16, f32_from_e8m0, f32_from_f16};
+use crate::dtype::codec::{e8m0_from_pow2, f32_from_bf16, f32_from_e4m3, f32_from_e8m0, f32_from_f16};
 
-/// Replaces `out` by the scales in `bytes`, exactly. `F32`, `BF16`, `F16`, `F8E8M0` and `U8` (an E8M0 byte) hold scales;
+/// Replaces `out` by the scales in `bytes`, exactly. `F32`, `BF16`, `F16`, `F8E8M0`, `U8` (an E8M0 byte) and `F8E4M3` (NVFP4) hold
+/// scales;
 /// for any other dtype `out` ends up empty. Trailing bytes that do not fill an element are ignored.
 pub fn decode_scales(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) {
     out.clear();
@@ -14,6 +15,7 @@ pub fn decode_scales(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) {
         Dtype::BF16 => out.extend(pairs.iter().map(|b| f32_from_bf16(u16::from_le_bytes(*b)))),
         Dtype::F16 => out.extend(pairs.iter().map(|b| f32_from_f16(u16::from_le_bytes(*b)))),
         Dtype::F8E8M0 | Dtype::U8 => out.extend(bytes.iter().map(|b| f32_from_e8m0(*b))),
+        Dtype::F8E4M3 => out.extend(bytes.iter().map(|b| f32_from_e4m3(*b))),
         _ => {}
     }
 }

@@ -50,10 +50,15 @@ impl Stats {
     #[inline(always)]
     pub(crate) fn add_unit(&mut self, lanes: &mut Lanes, n: f32) {
         lanes.fold();
+        self.add_sums(lanes.signal_sum, lanes.noise_sum, lanes.largest(), n);
+    }
+
+    /// Adds a unit's sums and its largest error, all of values that were divided by `n`.
+    #[inline(always)]
+    pub(crate) fn add_sums(&mut self, signal: f64, noise: f64, largest: f32, n: f32) {
         let n2 = f64::from(n) * f64::from(n);
-        self.signal.add(lanes.signal_sum * n2);
-        self.noise.add(lanes.noise_sum * n2);
-        let largest = lanes.largest();
+        self.signal.add(signal * n2);
+        self.noise.add(noise * n2);
         // Not the noise: squares of tiny errors vanish.
         self.inexact_units += u64::from(largest > 0.0);
         let error = largest * n;

@@ -206,7 +206,9 @@ impl Task {
         let codes = |part: Part| part == Part::Codes;
         match &self.work {
             Work::Copy { .. } => TileBytes { input: units, ..TileBytes::default() },
-            Work::Constant(_) | Work::Reciprocal { .. } => TileBytes { output: units, ..TileBytes::default() },
+            Work::Constant(_) | Work::Reciprocal { .. } => {
+                TileBytes { output: units, ..TileBytes::default() }
+            }
             Work::CopyRows { .. } => {
                 let bytes = self.outputs[0].bytes(0, units);
                 TileBytes { input: bytes, output: written(codes), ..TileBytes::default() }
@@ -254,8 +256,11 @@ impl Task {
     /// Buffers for a rectangle of a value.
     fn value_bytes(&self, plan: &Plan, value: &Value, [rows, cols]: [u64; 2]) -> TileBytes {
         let elements = rows * cols;
-        let mut bytes =
-            TileBytes { input: (elements * value.element(plan).bits()).div_ceil(8), ..TileBytes::default() };
+        let bits = match &value.source {
+            Source::Scaled(stored) if stored.scheme.packing == Packing::Bytes => 8,
+            _ => value.element(plan).bits(),
+        };
+        let mut bytes = TileBytes { input: (elements * bits).div_ceil(8), ..TileBytes::default() };
         if let Source::Scaled(stored) = &value.source {
             let [rows, cols] = if value.view.transpose { [cols, rows] } else { [rows, cols] };
             let scheme = &stored.scheme;
@@ -523,7 +528,12 @@ fn units_of_a_row(part: Part, scheme: Scheme, axis: Axis, along: u64, stored_row
 }
 
 /// The bytes of a row of a plain tensor that a rank takes.
-fn taken(row_bytes: u64, shape: &[u64], cut: Option<Cut>, units: Axis) -> std::result::Result<(u64, u64), String> {
+fn taken(
+    row_bytes: u64,
+    shape: &[u64],
+    cut: Option<Cut>,
+    units: Axis,
+) -> std::result::Result<(u64, u64), String> {
     match cut {
         Some(cut) if cut.axis != units => {
             let cols = shape.last().copied().unwrap_or(1).max(1);
@@ -545,7 +555,11 @@ fn matrix_of(shape: &[u64]) -> [u64; 2] {
 
 /// Whether an output that is copied holds the scales of a quantized weight.
 fn is_scale(output: &Output) -> bool {
-    output.scheme.is_some() && output.ty.dtype.is_plain_float() && [".weight_scale", ".weight_scale_inv", ".scale", ".scales"].iter().any(|s| output.name.ends_with(s))
+    output.scheme.is_some()
+        && output.ty.dtype.is_plain_float()
+        && [".weight_scale", ".weight_scale_inv", ".scale", ".scales"]
+            .iter()
+            .any(|s| output.name.ends_with(s))
 }
 
 /// Memory of a plan of `inputs` and `outputs` tensors with everything derived from it, in bytes: measured, rounded up.

@@ -218,7 +218,10 @@ impl Expr {
         let [rows, cols] = if view.column { [ty.elements(), 1] } else { ty.matrix() };
         let last = view.rows.saturating_sub(1).saturating_mul(view.step).saturating_add(view.row);
         if view.rows == 0 || view.cols == 0 || view.step == 0 || last >= rows || view.col + view.cols > cols {
-            return Err(format!("a view of rows to {last} and columns to {} in [{rows}, {cols}]", view.col + view.cols));
+            return Err(format!(
+                "a view of rows to {last} and columns to {} in [{rows}, {cols}]",
+                view.col + view.cols
+            ));
         }
         let (false, Expr::View { value, view: outer }) = (view.column, &self) else {
             return Ok(Expr::View { value: Box::new(self), view });
@@ -257,7 +260,9 @@ impl Expr {
             }
             // What a peer reads belongs to the peer's own output: it only lends its largest magnitude.
             Expr::Quantize { value, .. } => value.for_each_load(f),
-            Expr::ScaleF32 { scale, .. } | Expr::ScaleBytes { scale, .. } | Expr::Reciprocal(scale) => f(*scale),
+            Expr::ScaleF32 { scale, .. } | Expr::ScaleBytes { scale, .. } | Expr::Reciprocal(scale) => {
+                f(*scale)
+            }
             Expr::Constant { .. } => {}
         }
     }

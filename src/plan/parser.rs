@@ -357,5 +357,8 @@ fn part(name: &str) -> Option<Part> {
 /// So many numbers, between commas, plus signs or asterisks.
 fn numbers<const N: usize>(text: &str) -> Parsed<[u64; N]> {
     let parsed: Result<Vec<u64>, _> = text.split([',', '+', '*']).map(str::parse).collect();
-    parsed.ok().and_then(|list| list.try_into().ok()).ok_or_else(|| format!("expected {N} numbers, not `{text}`"))
+    parsed
+        .ok()
+        .and_then(|list| list.try_into().ok())
+        .ok_or_else(|| format!("expected {N} numbers, not `{text}`"))
 }

@@ -76,10 +76,7 @@ impl Value {
             Source::Scaled(_) if scheme.packing.is_transposed() => 8,
             _ => 1,
         };
-        [
-            lcm(lcm(rows, scheme.packing.rows()), packed),
-            lcm(cols, scheme.packing.cols(scheme.element.bits())),
-        ]
+        [lcm(lcm(rows, scheme.packing.rows()), packed), lcm(cols, scheme.packing.cols(scheme.element.bits()))]
     }
 
     /// Rows and columns of the value that cannot be parted.
@@ -100,7 +97,10 @@ impl Value {
     pub fn is_packed(&self) -> bool {
         match &self.source {
             Source::Plain(_) => false,
-            Source::Scaled(stored) => stored.scheme.element.bits() < 8 || stored.scheme.packing != Default::default(),
+            Source::Scaled(Stored { zero, order, scheme, .. }) => {
+                let alone = zero.is_some() || order.is_some();
+                alone || scheme.element.bits() < 8 || scheme.packing != Default::default()
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Tensors are matched by name. Scales and offsets are not compared themselves: they enter through the weights that they
 //! belong to. What is stored alike is compared byte for byte; everything else by decoded values.
 
-use crate::checkpoint::{Stored, Checkpoint, Encoding, TensorId, module_of, natural_cmp};
+use crate::checkpoint::{Checkpoint, Encoding, Stored, TensorId, module_of, natural_cmp};
 use crate::dtype::Dtype;
 use crate::error::{Class, Error, Result};
 use crate::io::source::ReadFile;

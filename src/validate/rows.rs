@@ -1,7 +1,7 @@
 //! The report's row of every tensor, as far as names and headers tell.
 
 use super::record::Record;
-use crate::checkpoint::{Stored, Checkpoint, Encoding, TensorId, natural_cmp};
+use crate::checkpoint::{Checkpoint, Encoding, Stored, TensorId, natural_cmp};
 use crate::plan::Fate;
 use crate::report::model::TensorRow;
 use std::collections::BTreeMap;

@@ -131,7 +131,7 @@ fn what_this_version_cannot_do_is_exit_3() {
     let source = inputs::fixture(root.path(), "llama-single");
     let src = source.to_str().unwrap();
     refused(&["plan", src, "--target", "abacus-1"], 3, &["abacus-1", "ascend-910b", "fix:"]);
-    refused(&["plan", src, "--target", "mthreads-s5000"], 3, &["mthreads-s5000", "yet"]);
+    refused(&["plan", src, "--target", "deepseek"], 3, &["deepseek", "yet"]);
     refused(
         &["plan", src, "--target", "ascend-910b", "--scheme", "FP8_BLOCK"],
         3,
@@ -147,16 +147,15 @@ fn what_this_version_cannot_do_is_exit_3() {
         refused(&["inspect", dir.to_str().unwrap()], 3, &[file, says, "fix:"]);
     }
     // Readable, but in an encoding that cannot be decoded yet: inspect describes it, plan refuses and names it.
-    let dir = root.path().join("asymmetric");
+    let dir = root.path().join("packed");
     let name = "model.layers.0.self_attn.o_proj.weight";
     let config = json!({ "architectures": ["LlamaForCausalLM"], "model_type": "llama" });
     inputs::write_model(
         &dir,
         &config,
         &[
-            inputs::tensor(name, Dtype::I8, &[4, 4], vec![1; 16]),
+            inputs::tensor(&format!("{name}_packed"), Dtype::I32, &[4, 4], vec![1; 64]),
             inputs::tensor(&format!("{name}_scale"), Dtype::F32, &[4, 1], vec![0; 16]),
-            inputs::tensor(&format!("{name}_zero_point"), Dtype::I8, &[4, 1], vec![3; 4]),
         ],
     );
     let inspect = silicast(["inspect", dir.to_str().unwrap(), "--json"]).expect(0).json();

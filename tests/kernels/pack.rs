@@ -45,7 +45,7 @@ fn at(packing: Packing, element: Dtype, stored: &[u8], [rows, cols]: [usize; 2],
         Packing::Plain => (field(&|i| stored[i / 8] >> (i % 8) & 1, (n * cols + k) * bits), false),
         Packing::Pairs | Packing::PairsI8 => (nibble(stored[n * cols / 2 + k / 2], k % 2 == 1), false),
         Packing::Blocks => (nibble(stored[(n * cols / 32 + k / 32) * 16 + k % 32 / 2], k % 2 == 1), false),
-        Packing::SlimQuant => (nibble(stored[n * cols / 2 + k / 2], k % 2 == 0), false),
+        Packing::SlimQuant => (nibble(stored[n * cols / 2 + k / 2], k.is_multiple_of(2)), false),
         Packing::RowPairs => (nibble(stored[n / 2 * cols + k], n % 2 == 1), false),
         Packing::Bytes => return stored[n * cols + k],
         Packing::Int32 => {

@@ -216,42 +216,27 @@ fn tier(scheme: &Table) -> io::Result<i64> {
     scheme.get("tier").and_then(Value::as_integer).ok_or_else(|| invalid("a scheme without a tier"))
 }
 
-/// Targets against schemes; the cells are support tiers.
+/// Targets with their schemes by support tier; the default one is bold.
 fn scheme_table(targets: &[Table]) -> io::Result<String> {
-    let mut names: Vec<&str> = Vec::new();
+    let mut table =
+        String::from("| target | chip | engines | tier 1 | tier 2 | tier 3 |\n|---|---|---|---|---|---|\n");
     for target in targets {
-        for scheme in schemes(target)? {
-            let name = text(scheme, "name")?;
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-    }
-    let mut table = String::from("| target | chip | engine |");
-    for name in &names {
-        let _ = write!(table, " `{name}` |");
-    }
-    let _ = writeln!(table, "\n|---|---|---|{}", ":-:|".repeat(names.len()));
-    for target in targets {
-        let schemes = schemes(target)?;
         let engines: Vec<String> = texts(target, "engines").iter().map(|e| format!("`{e}`")).collect();
-        let _ = write!(
+        let mut tiers: [Vec<String>; 3] = Default::default();
+        for (i, scheme) in schemes(target)?.into_iter().enumerate() {
+            let name = text(scheme, "name")?;
+            let cell = if i == 0 { format!("**`{name}`**") } else { format!("`{name}`") };
+            let at = usize::try_from(tier(scheme)? - 1).ok().and_then(|at| tiers.get_mut(at));
+            at.ok_or_else(|| invalid(format!("{name}: a tier is 1, 2 or 3")))?.push(cell);
+        }
+        let _ = writeln!(
             table,
-            "| `{}` | {} | {} |",
+            "| `{}` | {} | {} | {} |",
             text(target, "id")?,
             text(target, "chip")?,
-            engines.join(", ")
+            engines.join(", "),
+            tiers.map(|names| names.join(" ")).join(" | ")
         );
-        for name in &names {
-            let at = schemes.iter().position(|s| text(s, "name").is_ok_and(|n| n == *name));
-            let cell = match at {
-                Some(0) => format!("**{}**", tier(schemes[0])?),
-                Some(i) => tier(schemes[i])?.to_string(),
-                None => String::new(),
-            };
-            let _ = write!(table, " {cell} |");
-        }
-        table.push('\n');
     }
     Ok(table)
 }
@@ -259,7 +244,8 @@ fn scheme_table(targets: &[Table]) -> io::Result<String> {
 fn targets_page(targets: &[Table]) -> io::Result<String> {
     let mut page = format!(
         "{NOTICE}# Targets\n\nA target is a chip with the engine that serves models on it, and the schemes that both \
-         support. The number is the support tier, bold marks the default scheme.\n\n{}\n\
+         support, by support tier. Bold marks the default scheme; the first engine is the default, another one is chosen with \
+         `--engine`.\n\n{}\n\
          - Tier 1: the engine's loader was read, and artifacts are compared byte for byte with an independent \
          computation.\n\
          - Tier 2: the engine's loader was read.\n\
@@ -283,7 +269,10 @@ fn targets_page(targets: &[Table]) -> io::Result<String> {
         );
         for (i, scheme) in schemes(target)?.into_iter().enumerate() {
             let aliases: Vec<String> = texts(scheme, "aliases").iter().map(|a| format!("`{a}`")).collect();
-            let encoding = text(scheme, "encoding").map_or_else(|_| "–".to_owned(), |e| format!("`{e}`"));
+            let mut encoding = text(scheme, "encoding").map_or_else(|_| "–".to_owned(), |e| format!("`{e}`"));
+            if let Ok(experts) = text(scheme, "experts") {
+                let _ = write!(encoding, ", routed experts `{experts}`");
+            }
             let _ = writeln!(
                 page,
                 "| `{}`{} | {} | {encoding} | {} | {} |",
@@ -341,7 +330,7 @@ mod tests {
         assert!(page.contains("### What it does\n\nIt cuts.\n"), "{page}");
         assert!(page.contains("First, always."), "{page}");
         let readme = read(root, "README.md").unwrap();
-        assert!(readme.contains("| `x` | X | `e` | **2** |\n"), "{readme}");
+        assert!(readme.contains("| `x` | X | `e` |  | **`S`** |  |\n"), "{readme}");
         assert!(readme.starts_with("a\n") && readme.ends_with("b\n") && !readme.contains("old"), "{readme}");
 
         put("targets/x.toml", &toml.replace("tier = 2", "tier = 1"));

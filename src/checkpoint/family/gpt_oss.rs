@@ -2,7 +2,7 @@
 //!
 //! Names: transformers `modeling_gpt_oss.py` and `integrations/mxfp4.py`.
 
-use super::{COMMON, FUSED_EXPERTS, Module, QKV, Table};
+use super::{COMMON, EXPERTS, FUSED_EXPERTS, Module, QKV, Table};
 use crate::checkpoint::role::{Kind, Scope};
 
 /// Sinks, router and the parameters of MXFP4 experts.
@@ -22,5 +22,6 @@ pub(super) static GPT_OSS: Table = Table {
     model_types: &["gpt_oss"],
     architectures: &["GptOssForCausalLM"],
     mtp_layers: false,
-    modules: &[COMMON, QKV, FUSED_EXPERTS, GPT_OSS_MODULES],
+    // Experts of their own are what a conversion makes of them.
+    modules: &[COMMON, QKV, EXPERTS, FUSED_EXPERTS, GPT_OSS_MODULES],
 };

@@ -229,8 +229,10 @@ const SHARED_EXPERT: &[(&str, &str)] = &[
     ("model.layers.0.mlp.shared_expert_gate.weight", "Router Shared Weight 0 -"),
 ];
 
-/// Families and their names.
-pub(super) const FAMILIES: &[(&str, &[&[(&str, &str)]])] = &[
+/// A family, and names with what they are, in groups.
+type Named = (&'static str, &'static [&'static [(&'static str, &'static str)]]);
+
+pub(super) const FAMILIES: &[Named] = &[
     ("deepseek_v4", &[V4]),
     ("deepseek_v41", &[V4, V41]),
     ("kimi_k2", &[KIMI_K25]),

@@ -4,7 +4,7 @@ use super::{Encode, Put, Quantizer, quantizer, round_to_bf16};
 use crate::kernel::reference::{self, Extent, UnitScale};
 
 /// Quotients up to this magnitude are rounded by [`round_to_int`] with much to spare.
-const LARGEST_QUOTIENT: f32 = 1_048_576.0;
+pub(in crate::kernel) const LARGEST_QUOTIENT: f32 = 1_048_576.0;
 
 /// Codes of `Amax127`, `Amax127Bf16`, `Amax7` and `Amax7Eps`.
 ///
@@ -21,6 +21,16 @@ impl Encode<1> for ToInt {
     #[inline(always)]
     fn new(_setup: &Quantizer, _extent: &Extent, unit: &UnitScale) -> Option<Self> {
         Some(Self { scale: unit.divisor })
+    }
+
+    #[inline(always)]
+    fn factor(self) -> f32 {
+        self.scale
+    }
+
+    #[inline(always)]
+    fn with(self, factor: f32, _zero: f32) -> Self {
+        Self { scale: factor }
     }
 
     #[inline(always)]
@@ -54,6 +64,16 @@ impl Encode<1> for ToIntClamped {
     }
 
     #[inline(always)]
+    fn factor(self) -> f32 {
+        self.scale
+    }
+
+    #[inline(always)]
+    fn with(self, factor: f32, _zero: f32) -> Self {
+        Self { scale: factor, ..self }
+    }
+
+    #[inline(always)]
     fn put(self, x: f32, _fits_bf16: bool) -> Put<1> {
         let t = x / self.scale;
         clamped(t, t, self.low, self.high)
@@ -81,6 +101,16 @@ impl Encode<1> for ToIntCt {
     }
 
     #[inline(always)]
+    fn factor(self) -> f32 {
+        self.scale
+    }
+
+    #[inline(always)]
+    fn with(self, factor: f32, _zero: f32) -> Self {
+        Self { scale: factor, ..self }
+    }
+
+    #[inline(always)]
     fn put(self, x: f32, fits_bf16: bool) -> Put<1> {
         let t = x / self.scale;
         let y = round_to_bf16(if fits_bf16 { t } else { round_to_bf16(x) / self.scale });
@@ -92,7 +122,7 @@ impl Encode<1> for ToIntCt {
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct ToIntZero {
     scale: f32,
-    zero: i32,
+    zero: f32,
 }
 
 impl Encode<1> for ToIntZero {
@@ -108,11 +138,21 @@ impl Encode<1> for ToIntZero {
     }
 
     #[inline(always)]
+    fn factor(self) -> f32 {
+        self.scale
+    }
+
+    #[inline(always)]
+    fn with(self, factor: f32, zero: f32) -> Self {
+        Self { scale: factor, zero }
+    }
+
+    #[inline(always)]
     fn put(self, x: f32, _fits_bf16: bool) -> Put<1> {
         let t = x / self.scale;
-        let rounded = round_to_int(t + self.zero as f32);
+        let rounded = round_to_int(t + self.zero);
         let k = rounded.clamp(-8, 7);
-        let q = (k - self.zero) as f32;
+        let q = k as f32 - self.zero;
         Put { code: [k as u8], t, e: t - q, saturated: k != rounded }
     }
 }

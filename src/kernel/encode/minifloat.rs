@@ -20,16 +20,16 @@ impl<const POW2: bool> Divide<POW2> {
     }
 }
 
-/// Codes of E4M3; `POW2` for rules whose scales are powers of two.
+/// Codes of E4M3; `POW2` for rules whose scales are powers of two, `AWAY` for ties away from zero.
 ///
 /// Under `fl(amax / 448)` or a larger scale a value is at most `448 (1 + 2^-23)`, which rounds to 448; a smaller scale
 /// makes the clamp matter.
 #[derive(Clone, Copy)]
-pub(in crate::kernel) struct ToE4m3<const POW2: bool> {
+pub(in crate::kernel) struct ToE4m3<const POW2: bool, const AWAY: bool = false> {
     divide: Divide<POW2>,
 }
 
-impl<const POW2: bool> Encode<1> for ToE4m3<POW2> {
+impl<const POW2: bool, const AWAY: bool> Encode<1> for ToE4m3<POW2, AWAY> {
     quantizer!();
 
     // No rule with other scales leads beyond 448.
@@ -42,22 +42,32 @@ impl<const POW2: bool> Encode<1> for ToE4m3<POW2> {
     }
 
     #[inline(always)]
+    fn factor(self) -> f32 {
+        self.divide.0
+    }
+
+    #[inline(always)]
+    fn with(self, factor: f32, _zero: f32) -> Self {
+        Self { divide: Divide(factor) }
+    }
+
+    #[inline(always)]
     fn put(self, x: f32, _fits_bf16: bool) -> Put<1> {
         let t = self.divide.apply(x).abs();
         let a = if POW2 && t > 448.0 { 448.0 } else { t };
-        let Rounded { code, q } = round_to_minifloat::<3, 7>(a);
+        let Rounded { code, q } = round::<3, 7, AWAY>(a);
         let sign = (x.to_bits() >> 24) & 0x80;
-        Put { code: [(code | sign) as u8], t, e: t - q, saturated: t > 464.0 }
+        Put { code: [(code | sign) as u8], t, e: t - q, saturated: if AWAY { t >= 464.0 } else { t > 464.0 } }
     }
 }
 
-/// Codes of E2M1; `POW2` as for [`ToE4m3`].
+/// Codes of E2M1; `POW2` and `AWAY` as for [`ToE4m3`].
 #[derive(Clone, Copy)]
-pub(in crate::kernel) struct ToE2m1<const POW2: bool> {
+pub(in crate::kernel) struct ToE2m1<const POW2: bool, const AWAY: bool = false> {
     divide: Divide<POW2>,
 }
 
-impl<const POW2: bool> Encode<1> for ToE2m1<POW2> {
+impl<const POW2: bool, const AWAY: bool> Encode<1> for ToE2m1<POW2, AWAY> {
     quantizer!();
 
     const SATURATES: bool = true;
@@ -68,14 +78,40 @@ impl<const POW2: bool> Encode<1> for ToE2m1<POW2> {
     }
 
     #[inline(always)]
+    fn factor(self) -> f32 {
+        self.divide.0
+    }
+
+    #[inline(always)]
+    fn with(self, factor: f32, _zero: f32) -> Self {
+        Self { divide: Divide(factor) }
+    }
+
+    #[inline(always)]
     fn put(self, x: f32, _fits_bf16: bool) -> Put<1> {
         let t = self.divide.apply(x).abs();
         let a = if t > 6.0 { 6.0 } else { t };
-        let Rounded { code, q } = round_to_minifloat::<1, 1>(a);
+        let Rounded { code, q } = round::<1, 1, AWAY>(a);
         // Zero has no sign.
         let sign = if x < 0.0 { 8 } else { 0 };
         Put { code: [(code | sign) as u8], t, e: t - q, saturated: t >= 7.0 }
     }
+}
+
+/// [`round_to_minifloat`], with ties away from zero if `AWAY`.
+#[inline(always)]
+fn round<const MANTISSA: u32, const BIAS: u32, const AWAY: bool>(a: f32) -> Rounded {
+    let Rounded { code, q } = round_to_minifloat::<MANTISSA, BIAS>(a);
+    if !AWAY {
+        return Rounded { code, q };
+    }
+    // What a tie lost is half a step in the binade of `a`, which is at least that of the smallest normal. Only then does
+    // the code move on; below the largest value, so that the next code is the next value.
+    let smallest = f32::from_bits((127 + 1 - BIAS) << 23);
+    let raised = if a > smallest { a } else { smallest };
+    let step = f32::from_bits((raised.to_bits() & 0x7F80_0000) - (MANTISSA << 23));
+    let is_tie = a - q == step / 2.0;
+    Rounded { code: code + u32::from(is_tie), q: if is_tie { q + step } else { q } }
 }
 
 /// A magnitude rounded to a small float: its code without sign, and its value.

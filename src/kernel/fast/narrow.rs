@@ -1,22 +1,19 @@
 //! Units of one row that are a few steps long: groups of the MX formats, of NVFP4 and of group-wise integers.
 //!
-//! A segment of a row is decoded to `f32`, step by step with its magnitudes, and the units in it are converted from there:
-//! one body per source format and one per sink.
+//! A segment of a row is decoded to `f32` with the magnitudes of its steps, every unit in it gets its scale, and the whole
+//! segment is converted under one factor per element: loops are as long as the segment, however short the units are.
+//! There is one body per source format and one per sink.
 
-use super::{Grid, NotFinite, StepScales, Tile};
-use crate::kernel::decode::{Decode, largest_of_step};
+use super::segment::{BLOCK, Rows, SEGMENT, Segment};
+use super::{NotFinite, StepScales, Tile};
 use crate::kernel::encode::{Encode, Put, Quantizer};
-use crate::kernel::isa::{Body, Isa, dispatch};
-use crate::kernel::reference::{self, Extent, Unit};
-use crate::kernel::stats::{LANES, Lanes, Stats};
+use crate::kernel::isa::{Body, dispatch};
+use crate::kernel::reference::{self, Extent, Unit, UnitScale};
+use crate::kernel::stats::{LANES, Stats};
 use crate::kernel::{Policy, Sink};
-use std::ops::Range;
 
 /// The widest unit that counts as narrow; its sums are folded once.
 const WIDEST: usize = 512;
-
-/// Columns that are decoded at a time, about: their values stay in the first-level cache.
-const SEGMENT: usize = 2048;
 
 /// Whether the units of a tile are narrow.
 pub(super) fn takes(tile: &Tile<'_>, sink: &Sink<'_>) -> bool {
@@ -25,98 +22,35 @@ pub(super) fn takes(tile: &Tile<'_>, sink: &Sink<'_>) -> bool {
 
 /// Columns of a unit, in whole steps.
 fn width(tile: &Tile<'_>) -> usize {
-    tile.unit_shape[1].min(tile.cols.next_multiple_of(LANES))
+    tile.unit_shape[1].min(tile.cols).next_multiple_of(LANES)
 }
 
-/// Decoded values of consecutive columns, in whole steps, with what is known of each step.
-#[derive(Default)]
-struct Segment {
-    values: Vec<[f32; LANES]>,
-    /// Largest magnitude; not finite where a value is not.
-    amax: Vec<f32>,
-    /// The source's scale; 0 for plain floats.
-    scales: Vec<f32>,
-    /// Whether there are non-zero codes under a scale of zero, which the reference counts.
-    hidden: Vec<bool>,
+/// What a segment is converted to.
+struct Coded {
+    /// Each step's factor and zero point.
+    factor: [f32; SEGMENT / LANES],
+    zero: [f32; SEGMENT / LANES],
+    code: Vec<u8>,
+    /// Each element's normalized value and error.
+    t: Vec<f32>,
+    e: Vec<f32>,
 }
 
-/// A tile and how its rows are decoded.
-pub(super) struct Rows<'a> {
-    isa: Isa,
-    tile: Tile<'a>,
+/// Converts a tile's rows.
+pub(super) fn convert<E: Encode<1, Setup = Quantizer>>(
+    rows: Rows<'_>,
+    sink: &mut Sink<'_>,
     policy: Policy,
-    fits_bf16: bool,
-    decode: fn(Isa, &Grid<'a>, &[f32], Range<usize>, &mut Segment),
-}
-
-impl<'a> Rows<'a> {
-    pub(super) fn new<D: Decode<N>, const N: usize>(isa: Isa, tile: Tile<'a>, policy: Policy) -> Self {
-        Self { isa, tile, policy, fits_bf16: D::FITS_BF16, decode: decode::<D, N> }
-    }
-
-    pub(super) fn convert<E: Encode<1, Setup = Quantizer>>(
-        self,
-        sink: &mut Sink<'_>,
-        setup: Quantizer,
-    ) -> Result<Stats, NotFinite> {
-        dispatch(self.isa, Kernel::<E> { rows: self, sink, setup, encoder: std::marker::PhantomData })
-    }
-}
-
-/// Decodes elements `range` of a tile, which lie in one row; `scales` are those of their steps.
-fn decode<'a, D: Decode<N>, const N: usize>(
-    isa: Isa,
-    grid: &Grid<'a>,
-    scales: &[f32],
-    range: Range<usize>,
-    out: &mut Segment,
-) {
-    let elements = &grid.bytes.as_chunks::<N>().0[range];
-    dispatch(isa, DecodeSegment::<D, N> { elements, scales, out, source: std::marker::PhantomData });
-}
-
-struct DecodeSegment<'a, D, const N: usize> {
-    elements: &'a [[u8; N]],
-    scales: &'a [f32],
-    out: &'a mut Segment,
-    source: std::marker::PhantomData<D>,
-}
-
-impl<D: Decode<N>, const N: usize> Body for DecodeSegment<'_, D, N> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { elements, scales, out, .. } = self;
-        let (whole, rest) = elements.as_chunks::<LANES>();
-        let steps = elements.len().div_ceil(LANES);
-        out.values.resize(steps, [0.0; LANES]);
-        out.amax.resize(steps, 0.0);
-        out.scales.resize(steps, 0.0);
-        out.hidden.resize(steps, false);
-        let mut last = [[0; N]; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        for i in 0..steps {
-            let step = if i < whole.len() { &whole[i] } else { &last };
-            let scale = scales[i];
-            let magnitude = largest_of_step::<D, N>(step);
-            out.amax[i] = D::absolute(magnitude) * scale.abs();
-            if D::SCALED {
-                out.scales[i] = scale;
-                out.hidden[i] = scale == 0.0 && magnitude > D::Magnitude::default();
-            }
-            let values = &mut out.values[i];
-            for lane in 0..LANES {
-                values[lane] = D::value(step[lane], scale);
-            }
-        }
-    }
+    setup: Quantizer,
+) -> Result<Stats, NotFinite> {
+    dispatch(rows.isa, Kernel::<E> { rows, sink, policy, setup, encoder: std::marker::PhantomData })
 }
 
 /// The conversion of a tile's rows.
 struct Kernel<'a, 's, 'r, E> {
     rows: Rows<'a>,
     sink: &'r mut Sink<'s>,
+    policy: Policy,
     setup: Quantizer,
     encoder: std::marker::PhantomData<E>,
 }
@@ -126,77 +60,116 @@ impl<E: Encode<1, Setup = Quantizer>> Body for Kernel<'_, '_, '_, E> {
 
     #[inline(always)]
     fn run(self) -> Self::Out {
-        let Self { rows: Rows { tile, policy, fits_bf16, decode, isa }, sink, setup, .. } = self;
-        let Tile { values, rows, cols, grid, .. } = tile;
+        let Self { rows: source, sink, policy, setup, .. } = self;
+        let Tile { values, rows, cols, .. } = source.tile;
         let mut stats = Stats::default();
         if rows == 0 || cols == 0 {
             return Ok(stats);
         }
-        let width = width(&tile);
+        let width = width(&source.tile);
         let units = cols.div_ceil(width);
-        let segment_units = (SEGMENT / width).max(1);
+        let segment_units = SEGMENT / width;
         let mut step_scales = StepScales::new(cols);
-        let mut segment = Segment::default();
+        let mut segment = Segment::new();
+        let mut coded = Coded {
+            factor: [1.0; SEGMENT / LANES],
+            zero: [0.0; SEGMENT / LANES],
+            code: vec![0; SEGMENT],
+            t: vec![0.0; SEGMENT],
+            e: vec![0.0; SEGMENT],
+        };
+        let mut sums = Sums::default();
+        let mut made: Vec<Option<UnitScale>> = Vec::with_capacity(segment_units);
         let mut searched = Vec::new();
         let mut saturated = 0;
         for row in 0..rows {
             for first_unit in (0..units).step_by(segment_units) {
                 let end_unit = units.min(first_unit + segment_units);
                 let (start, end) = (first_unit * width, cols.min(end_unit * width));
-                let scales = &step_scales.row(&grid, row)[start / LANES..];
-                decode(isa, &grid, scales, row * cols + start..row * cols + end, &mut segment);
-                for unit in first_unit..end_unit {
-                    let range = unit * width..cols.min((unit + 1) * width);
-                    let steps = (range.start - start) / LANES..(range.end - start).div_ceil(LANES);
-                    let scale_index = row * units + unit;
+                source.decode(row, start..end, &mut step_scales, &mut segment);
 
+                made.clear();
+                let mut template: Option<E> = None;
+                for unit in first_unit..end_unit {
+                    let range = unit * width - start..(cols.min((unit + 1) * width) - start);
+                    let whole = range.start..range.end.next_multiple_of(LANES);
+                    let steps = whole.start / LANES..whole.end / LANES;
                     let mut extent = Extent::default();
                     let (mut not_finite, mut hidden) = (false, false);
-                    for i in steps.clone() {
-                        let amax = segment.amax[i];
+                    for step in steps.clone() {
+                        let amax = segment.amax[step];
                         not_finite |= !amax.is_finite();
-                        hidden |= segment.hidden[i];
+                        hidden |= segment.hidden[step];
                         extent.amax = if amax > extent.amax { amax } else { extent.amax };
-                        let scale = segment.scales[i];
+                        let scale = segment.scales[step];
                         extent.source_scale =
                             if scale > extent.source_scale { scale } else { extent.source_scale };
                     }
                     if not_finite && !policy.keep_non_finite {
                         return Err(NotFinite);
                     }
-                    let lines = &segment.values[steps];
-                    let mut made = None;
+                    let mut encoder = None;
                     if !not_finite && !hidden {
                         if E::RANGE {
-                            (extent.min, extent.max) = min_max(lines);
+                            (extent.min, extent.max) = min_max(&segment.values[whole.clone()]);
                         }
                         let scale = match E::scale(&setup, &extent) {
                             Some(scale) => scale,
                             None => {
-                                // Zeros of the last step are no values.
                                 searched.clear();
-                                searched.extend_from_slice(&lines.as_flattened()[..range.len()]);
+                                searched.extend_from_slice(&segment.values[range]);
                                 E::search(&setup, &extent, &searched)
                             }
                         };
-                        made = E::new(&setup, &extent, &scale).map(|encoder| (encoder, scale));
+                        encoder = E::new(&setup, &extent, &scale).map(|encoder| (encoder, scale));
                     }
-                    let Some((encoder, scale)) = made else {
-                        let unit = Unit { rows: row..row + 1, cols: range, scale_index };
-                        reference::convert_unit(values, cols, &unit, sink, &mut stats);
-                        continue;
+                    let (factor, zero) = match encoder {
+                        Some((encoder, scale)) => {
+                            stats.zero_rows += u64::from(extent.amax == 0.0);
+                            template = Some(encoder);
+                            made.push(Some(scale));
+                            (encoder.factor(), scale.zero.into())
+                        }
+                        None => {
+                            // The reference converts it; meanwhile it counts for nothing.
+                            segment.values[whole].fill(0.0);
+                            made.push(None);
+                            (1.0, 0.0)
+                        }
                     };
-                    let Sink::Quantize { codes, scales, zeros, .. } = &mut *sink else { return Ok(stats) };
-                    scales[scale_index] = scale.stored;
-                    if let Some(zero) = zeros.get_mut(scale_index) {
-                        *zero = scale.zero;
+                    for step in steps {
+                        (coded.factor[step], coded.zero[step]) = (factor, zero);
                     }
-                    let out = &mut codes[row * cols..][range.clone()];
-                    let mut lanes = Lanes::default();
-                    saturated += convert_unit(lines, encoder, fits_bf16, out, &mut lanes);
-                    stats.elements += range.len() as u64;
-                    stats.zero_rows += u64::from(extent.amax == 0.0);
-                    stats.add_unit(&mut lanes, scale.divisor);
+                }
+
+                if let Some(template) = template {
+                    saturated +=
+                        convert_segment(template, &segment.values, source.fits_bf16, &mut coded, end - start);
+                    let Sink::Quantize { codes, scales, zeros, .. } = &mut *sink else { return Ok(stats) };
+                    codes[row * cols..][start..end].copy_from_slice(&coded.code[..end - start]);
+                    let first_scale = row * units + first_unit;
+                    sums.of(&coded, width / LANES, (end - start).div_ceil(LANES));
+                    for (i, scale) in made.iter().enumerate() {
+                        let Some(scale) = scale else { continue };
+                        scales[first_scale + i] = scale.stored;
+                        if E::RANGE {
+                            zeros[first_scale + i] = scale.zero;
+                        }
+                        stats.elements += width.min(end - start - i * width) as u64;
+                        let [signal, noise] = [sums.signal[i], sums.noise[i]].map(f64::from);
+                        stats.add_sums(signal, noise, sums.error[i], scale.divisor);
+                    }
+                }
+                for (i, scale) in made.iter().enumerate() {
+                    if scale.is_none() {
+                        let first = start + i * width;
+                        let unit = Unit {
+                            rows: row..row + 1,
+                            cols: first..cols.min(first + width),
+                            scale_index: row * units + first_unit + i,
+                        };
+                        reference::convert_unit(values, cols, &unit, sink, &mut stats);
+                    }
                 }
             }
         }
@@ -205,14 +178,14 @@ impl<E: Encode<1, Setup = Quantizer>> Body for Kernel<'_, '_, '_, E> {
     }
 }
 
-/// The smallest value, at most +0, and the largest, at least +0.
+/// The smallest value, at most +0, and the largest, at least +0, of whole steps.
 #[inline(always)]
-fn min_max(lines: &[[f32; LANES]]) -> (f32, f32) {
+fn min_max(values: &[f32]) -> (f32, f32) {
     let (mut low, mut high) = ([0.0f32; LANES], [0.0f32; LANES]);
-    for line in lines {
+    for step in values.as_chunks::<LANES>().0 {
         for i in 0..LANES {
-            low[i] = if line[i] < low[i] { line[i] } else { low[i] };
-            high[i] = if line[i] > high[i] { line[i] } else { high[i] };
+            low[i] = if step[i] < low[i] { step[i] } else { low[i] };
+            high[i] = if step[i] > high[i] { step[i] } else { high[i] };
         }
     }
     let mut half = LANES / 2;
@@ -226,54 +199,98 @@ fn min_max(lines: &[[f32; LANES]]) -> (f32, f32) {
     (low[0], high[0])
 }
 
-/// Converts a unit; returns how many saturated.
+/// Converts the first `len` values, each under its step's factor; returns how many saturated.
 #[inline(always)]
-fn convert_unit<E: Encode<1>>(
-    lines: &[[f32; LANES]],
-    encoder: E,
+fn convert_segment<E: Encode<1>>(
+    template: E,
+    values: &[f32],
     fits_bf16: bool,
-    out: &mut [u8],
-    lanes: &mut Lanes,
+    coded: &mut Coded,
+    len: usize,
 ) -> u64 {
-    let mut count = 0;
-    let (pairs, single) = lines.as_chunks::<2>();
-    let whole = out.len() / (2 * LANES);
-    let (out_pairs, out_rest) = out.as_chunks_mut::<{ 2 * LANES }>();
-    for (pair, out) in pairs.iter().zip(out_pairs) {
-        count += convert_lines(pair.as_flattened(), encoder, fits_bf16, out, lanes);
+    let mut saturated = 0;
+    let (mut factor, mut zero) = ([1.0; BLOCK], [0.0; BLOCK]);
+    let blocks = values.as_chunks::<BLOCK>().0.iter().zip(coded.code.as_chunks_mut::<BLOCK>().0);
+    let sums = coded.t.as_chunks_mut::<BLOCK>().0.iter_mut().zip(coded.e.as_chunks_mut::<BLOCK>().0);
+    let used = len.div_ceil(BLOCK);
+    for (index, ((x, code), (t, e))) in blocks.zip(sums).take(used).enumerate() {
+        let first = index * (BLOCK / LANES);
+        let steps = factor.as_chunks_mut::<LANES>().0.iter_mut().zip(zero.as_chunks_mut::<LANES>().0);
+        for (step, (factor, zero)) in (first..).zip(steps) {
+            *factor = [coded.factor[step]; LANES];
+            if E::RANGE {
+                *zero = [coded.zero[step]; LANES];
+            }
+        }
+        let mut count = 0u32;
+        for i in 0..BLOCK {
+            let put: Put<1> = template.with(factor[i], zero[i]).put(x[i], fits_bf16);
+            code[i] = put.code[0];
+            t[i] = put.t;
+            e[i] = put.e;
+            if E::SATURATES {
+                count += u32::from(put.saturated);
+            }
+        }
+        saturated += u64::from(count);
     }
-    // What is left ends in the middle of two steps: one step, or a row's last ones.
-    if !out_rest.is_empty() {
-        let mut values = [0.0; 2 * LANES];
-        let rest = if whole < pairs.len() { pairs[whole].as_flattened() } else { single.as_flattened() };
-        values[..rest.len()].copy_from_slice(rest);
-        let mut codes = [0; 2 * LANES];
-        count += convert_lines(&values, encoder, fits_bf16, &mut codes, lanes);
-        out_rest.copy_from_slice(&codes[..out_rest.len()]);
-    }
-    count
+    saturated
 }
 
-/// Converts two steps.
-#[inline(always)]
-fn convert_lines<E: Encode<1>>(
-    values: &[f32],
-    encoder: E,
-    fits_bf16: bool,
-    out: &mut [u8; 2 * LANES],
-    lanes: &mut Lanes,
-) -> u64 {
-    let (mut t, mut e) = ([0.0; 2 * LANES], [0.0; 2 * LANES]);
-    let mut count = 0u32;
-    for i in 0..2 * LANES {
-        let Put { code: [code], t: normalized, e: error, saturated } = encoder.put(values[i], fits_bf16);
-        out[i] = code;
-        t[i] = normalized;
-        e[i] = error;
-        if E::SATURATES {
-            count += u32::from(saturated);
+/// Sums of a segment's units, in the order of [`Lanes`](crate::kernel::stats::Lanes).
+struct Sums {
+    signal: [f32; SEGMENT / LANES],
+    noise: [f32; SEGMENT / LANES],
+    error: [f32; SEGMENT / LANES],
+    /// Sums of each unit in four lanes.
+    quarters: [[[f32; 4]; SEGMENT / LANES]; 3],
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        const UNITS: usize = SEGMENT / LANES;
+        let none = [0.0; UNITS];
+        Self { signal: none, noise: none, error: none, quarters: [[[0.0; 4]; UNITS]; 3] }
+    }
+}
+
+impl Sums {
+    /// Of units of `width` steps, the last of which may have fewer, in `steps` steps.
+    #[inline(always)]
+    fn of(&mut self, coded: &Coded, width: usize, steps: usize) {
+        let [signals, noises, errors] = &mut self.quarters;
+        let t = coded.t.as_chunks::<LANES>().0[..steps].chunks(width);
+        let e = coded.e.as_chunks::<LANES>().0[..steps].chunks(width);
+        for (unit, (t, e)) in t.zip(e).enumerate() {
+            let (mut signal, mut noise, mut error) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
+            for (t, e) in t.iter().zip(e) {
+                for i in 0..LANES {
+                    signal[i] += t[i] * t[i];
+                    noise[i] += e[i] * e[i];
+                    let a = e[i].abs();
+                    error[i] = if a > error[i] { a } else { error[i] };
+                }
+            }
+            for half in [8, 4] {
+                for i in 0..half {
+                    signal[i] += signal[i + half];
+                    noise[i] += noise[i + half];
+                    error[i] = if error[i + half] > error[i] { error[i + half] } else { error[i] };
+                }
+            }
+            for i in 0..4 {
+                (signals[unit][i], noises[unit][i], errors[unit][i]) = (signal[i], noise[i], error[i]);
+            }
+        }
+        // One unit per lane from here on.
+        for unit in 0..SEGMENT / LANES {
+            let [a, b, c, d] = signals[unit];
+            self.signal[unit] = (a + c) + (b + d);
+            let [a, b, c, d] = noises[unit];
+            self.noise[unit] = (a + c) + (b + d);
+            let [a, b, c, d] = errors[unit];
+            let (a, b) = (if c > a { c } else { a }, if d > b { d } else { b });
+            self.error[unit] = if b > a { b } else { a };
         }
     }
-    lanes.add(&t, &e);
-    count.into()
 }

@@ -4,7 +4,7 @@ use super::{CHUNK, Grid, NotFinite, StepScales, Tile, unit_range};
 use crate::kernel::decode::{Decode, largest};
 use crate::kernel::encode::{Encode, Put};
 use crate::kernel::isa::Body;
-use crate::kernel::reference::{self, Extent, Unit};
+use crate::kernel::reference::{self, Extent, Unit, UnitScale};
 use crate::kernel::stats::{LANES, Lanes, PIECE, Stats};
 use crate::kernel::{Policy, Sink};
 use std::ops::Range;
@@ -63,12 +63,19 @@ pub(super) struct Kernel<'a, 's, D, E: Encode<M>, const N: usize, const M: usize
     sink: &'a mut Sink<'s>,
     policy: Policy,
     setup: E::Setup,
+    /// Scales of units that have been searched for, by index; NaN for those that have not.
+    found: Vec<f32>,
     source: std::marker::PhantomData<D>,
 }
 
 impl<'a, 's, D, E: Encode<M>, const N: usize, const M: usize> Kernel<'a, 's, D, E, N, M> {
     pub(super) fn new(tile: Tile<'a>, sink: &'a mut Sink<'s>, policy: Policy, setup: E::Setup) -> Self {
-        Self { tile, sink, policy, setup, source: std::marker::PhantomData }
+        Self { tile, sink, policy, setup, found: Vec::new(), source: std::marker::PhantomData }
+    }
+
+    /// With these scales of units, by index, where a rule searches for them; NaN is none.
+    pub(super) fn with_scales(self, found: Vec<f32>) -> Self {
+        Self { found, ..self }
     }
 }
 
@@ -77,7 +84,7 @@ impl<D: Decode<N>, E: Encode<M>, const N: usize, const M: usize> Body for Kernel
 
     #[inline(always)]
     fn run(self) -> Self::Out {
-        let Self { tile, sink, policy, setup, .. } = self;
+        let Self { tile, sink, policy, setup, found, .. } = self;
         let Tile { values, rows, cols, grid, unit_shape: [unit_rows, unit_cols] } = tile;
         let (elements, _) = grid.bytes.as_chunks::<N>();
         let mut stats = Stats::default();
@@ -94,7 +101,7 @@ impl<D: Decode<N>, E: Encode<M>, const N: usize, const M: usize> Body for Kernel
             not_finite: false,
             hidden: false,
         };
-        let mut scratch = Scratch { t: [0.0; CHUNK], e: [0.0; CHUNK] };
+        let mut scratch = Scratch { scale: [1.0; CHUNK], t: [0.0; CHUNK], e: [0.0; CHUNK] };
         let mut states: Vec<State<E>> = vec![empty; units];
         let mut step_scales = StepScales::new(cols);
         let mut searched = Vec::new();
@@ -127,9 +134,11 @@ impl<D: Decode<N>, E: Encode<M>, const N: usize, const M: usize> Body for Kernel
                 }
                 let extent =
                     Extent { amax: state.amax, source_scale: state.source_scale, ..Extent::default() };
-                let scale = match E::scale(&setup, &extent) {
-                    Some(scale) => scale,
-                    None => {
+                let index = first_row / unit_rows * units + j;
+                let scale = match (E::scale(&setup, &extent), found.get(index)) {
+                    (Some(scale), _) => scale,
+                    (None, Some(found)) if !found.is_nan() => UnitScale::of(*found),
+                    (None, _) => {
                         let unit = unit_range(j, unit_cols, cols);
                         decode_unit::<D, N>(&grid, elements, cols, band.clone(), unit, &mut searched);
                         E::search(&setup, &extent, &searched)
@@ -138,7 +147,7 @@ impl<D: Decode<N>, E: Encode<M>, const N: usize, const M: usize> Body for Kernel
                 if let Some(encoder) = E::new(&setup, &extent, &scale) {
                     (state.encoder, state.normalizer) = (Some(encoder), scale.divisor);
                     if let Sink::Quantize { scales, .. } = sink {
-                        scales[first_row / unit_rows * units + j] = scale.stored;
+                        scales[index] = scale.stored;
                         stats.zero_rows += u64::from(state.amax == 0.0);
                     }
                 }
@@ -210,8 +219,9 @@ fn decode_unit<D: Decode<N>, const N: usize>(
     }
 }
 
-/// The normalized values and errors of a chunk.
+/// The source's scales, the normalized values and the errors of a chunk.
 struct Scratch {
+    scale: [f32; CHUNK],
     t: [f32; CHUNK],
     e: [f32; CHUNK],
 }
@@ -228,48 +238,55 @@ fn convert_piece<D: Decode<N>, E: Encode<M>, const N: usize, const M: usize>(
 ) -> u64 {
     let (chunks, rest) = elements.as_chunks::<CHUNK>();
     let (out_chunks, out_rest) = out.as_chunks_mut::<CHUNK>();
-    let (scale_chunks, _) = scales.as_chunks::<{ CHUNK / LANES }>();
+    let mut steps = scales.chunks(CHUNK / LANES);
     let mut saturated = 0;
-    for ((chunk, out), scales) in chunks.iter().zip(out_chunks).zip(scale_chunks) {
-        saturated += convert_chunk::<D, E, N, M>(chunk, scales, encoder, out, scratch);
+    for ((chunk, out), scales) in chunks.iter().zip(out_chunks).zip(&mut steps) {
+        expand::<D, N>(scales, scratch);
+        saturated += convert_chunk::<D, E, N, M>(chunk, encoder, out, scratch);
         lanes.add(&scratch.t, &scratch.e);
     }
     if !rest.is_empty() {
-        // Zeros add nothing to any sum.
+        // Zeros add nothing to any sum. The next unit's scales may be infinite: a step that holds nothing keeps a scale
+        // of this unit.
         let mut padded = [[0; N]; CHUNK];
         padded[..rest.len()].copy_from_slice(rest);
         let mut converted = [[0; M]; CHUNK];
-        // The next unit's scales may be infinite.
-        let mut padded_scales = [1.0; CHUNK / LANES];
-        let steps = rest.len().div_ceil(LANES);
-        padded_scales[..steps].copy_from_slice(&scales[chunks.len() * (CHUNK / LANES)..][..steps]);
-        saturated += convert_chunk::<D, E, N, M>(&padded, &padded_scales, encoder, &mut converted, scratch);
+        scratch.scale = [1.0; CHUNK];
+        expand::<D, N>(&scales[chunks.len() * (CHUNK / LANES)..][..rest.len().div_ceil(LANES)], scratch);
+        saturated += convert_chunk::<D, E, N, M>(&padded, encoder, &mut converted, scratch);
         out_rest.copy_from_slice(&converted[..rest.len()]);
         lanes.add(&scratch.t, &scratch.e);
     }
     saturated
 }
 
+/// Repeats the scales of steps for their elements.
+#[inline(always)]
+fn expand<D: Decode<N>, const N: usize>(scales: &[f32], scratch: &mut Scratch) {
+    if D::SCALED {
+        for (step, scale) in scratch.scale.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
+            *step = [*scale; LANES];
+        }
+    }
+}
+
 /// Converts one chunk.
 #[inline(always)]
 fn convert_chunk<D: Decode<N>, E: Encode<M>, const N: usize, const M: usize>(
     chunk: &[[u8; N]; CHUNK],
-    scales: &[f32; CHUNK / LANES],
     encoder: E,
     out: &mut [[u8; M]; CHUNK],
     scratch: &mut Scratch,
 ) -> u64 {
     let mut count = 0u32;
-    for step in 0..CHUNK / LANES {
-        let scale = scales[step];
-        for i in step * LANES..(step + 1) * LANES {
-            let Put { code, t, e, saturated } = encoder.put(D::value(chunk[i], scale), D::FITS_BF16);
-            out[i] = code;
-            scratch.t[i] = t;
-            scratch.e[i] = e;
-            if E::SATURATES {
-                count += u32::from(saturated);
-            }
+    for i in 0..CHUNK {
+        let x = D::value(chunk[i], scratch.scale[i]);
+        let Put { code, t, e, saturated } = encoder.put(x, D::FITS_BF16);
+        out[i] = code;
+        scratch.t[i] = t;
+        scratch.e[i] = e;
+        if E::SATURATES {
+            count += u32::from(saturated);
         }
     }
     count.into()

@@ -261,7 +261,7 @@ fn by_bf16(amax: f32, divisor: f32) -> f32 {
 }
 
 /// Where [`Rule::Ssz7`] begins.
-pub(super) fn amax7_eps(amax: f32) -> f32 {
+pub(in crate::kernel) fn amax7_eps(amax: f32) -> f32 {
     (amax / 7.0).max(f32::EPSILON)
 }
 

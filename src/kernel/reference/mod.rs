@@ -29,10 +29,11 @@ pub mod shape;
 pub mod swiglu;
 mod value;
 
-pub(in crate::kernel) use encode::code_bounds;
 pub use encode::{
     Extent, NORMALIZER_RANGE, UnitScale, encode, nvfp4_global, scale, scale_of_magnitude, unit_scale,
 };
+pub(in crate::kernel) use encode::{amax7_eps, code_bounds};
+pub(in crate::kernel) use search::ssz_next;
 pub use search::{SSZ_ROUNDS, search};
 pub use value::{Element, element, first_fault};
 

@@ -74,6 +74,6 @@ fn ssz(amax: f32, values: &[f32]) -> f32 {
 }
 
 /// The scale of the least squares, given the codes.
-fn ssz_next(xq: f64, qq: f64) -> f32 {
+pub(in crate::kernel) fn ssz_next(xq: f64, qq: f64) -> f32 {
     (xq / qq.max(1e-30)) as f32
 }

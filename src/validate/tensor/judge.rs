@@ -334,7 +334,8 @@ impl Judge<'_> {
 
     /// The scale tensor of a weight and the shape of its grid.
     fn grid(&self, pair: &Pair) -> Option<(u32, [u64; 2])> {
-        let Encoding::Codes(Stored { scale, scheme, .. }) = &self.artifact.checkpoint.encodings[pair.artifact as usize]
+        let Encoding::Codes(Stored { scale, scheme, .. }) =
+            &self.artifact.checkpoint.encodings[pair.artifact as usize]
         else {
             return None;
         };
